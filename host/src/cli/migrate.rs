@@ -1,0 +1,75 @@
+//! `host migrate`: makes or updates the host's own tables, in the database of the events and in that of the
+//! read models.
+
+use clap::{Args, ValueEnum};
+
+use super::Context;
+use crate::database::schema::{self, Tables};
+use crate::database::{DatabaseUrl, Postgres};
+
+/// `host migrate`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    host migrate --database-url postgres://localhost/shop\n  \
+    host migrate --database-url postgres://localhost/shop --notify off\n\n\
+    Safe to repeat. An events table that is there already, as pupsourcing makes it, is kept as it is.")]
+pub struct Migrate {
+    /// Whether a commit that stores events wakes the hosts (Postgres: a statement-level trigger). Off, they poll
+    #[arg(long, env = "NOTIFY", value_enum, default_value_t = Notify::On)]
+    notify: Notify,
+}
+
+/// Whether commits of events wake the hosts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Notify {
+    /// By LISTEN and NOTIFY.
+    On,
+    /// They poll.
+    Off,
+}
+
+impl Migrate {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When a database cannot be reached or a migration fails.
+    pub fn run(&self, context: &Context) -> anyhow::Result<()> {
+        let runtime = context.runtime.handle();
+        match &context.events {
+            DatabaseUrl::Postgres(options) => {
+                let database = Postgres::new(options, runtime.clone());
+                runtime.block_on(schema::migrate_postgres(&database, Tables::Events))?;
+                runtime.block_on(self.notify(&database))?;
+            }
+            DatabaseUrl::Sqlite(path) => schema::migrate_sqlite(path, Tables::Events, runtime)?,
+        }
+        tracing::info!(database = %context.events, "the events tables are up to date");
+        match &context.read_model {
+            DatabaseUrl::Postgres(options) => {
+                let database = Postgres::new(options, runtime.clone());
+                runtime.block_on(schema::migrate_postgres(&database, Tables::ReadModel))?;
+            }
+            DatabaseUrl::Sqlite(path) => {
+                for file in crate::database::sqlite::projection_files(path)? {
+                    schema::migrate_sqlite(&file.path, Tables::ReadModel, runtime)?;
+                }
+            }
+        }
+        tracing::info!(database = %context.read_model, "the read model tables are up to date");
+        Ok(())
+    }
+
+    /// Puts the trigger there, or takes it away.
+    async fn notify(&self, database: &Postgres) -> anyhow::Result<()> {
+        let sql = match self.notify {
+            Notify::On => include_str!("../../../migrations/postgres/notify_on.sql"),
+            Notify::Off => include_str!("../../../migrations/postgres/notify_off.sql"),
+        };
+        let mut connection = database.connect("projectionist migrate").await?;
+        sqlx::raw_sql(sql)
+            .execute(&mut connection)
+            .await
+            .map_err(|error| database.error("setting up NOTIFY", error))?;
+        Ok(())
+    }
+}

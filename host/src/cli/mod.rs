@@ -1,0 +1,110 @@
+//! The command line: one file a command, each with its arguments and its `run`.
+//!
+//! Read [`Cli`] for what all commands share, [`exit`] for how a command ends and how an error is worded, then
+//! the command at hand.
+
+pub mod exit;
+pub mod migrate;
+
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::database::DatabaseUrl;
+
+/// Runs event-sourcing projections that are WebAssembly components, exactly once.
+#[derive(Debug, Parser)]
+#[command(name = "host", version, propagate_version = true, max_term_width = 110)]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 stopped by policy, 4 fenced.\n\
+    Start with `host demo`, or read README.md."
+)]
+pub struct Cli {
+    /// What every command takes.
+    #[command(flatten)]
+    pub global: Global,
+    /// Which command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What every command takes.
+#[derive(Clone, Debug, Args)]
+pub struct Global {
+    /// The database with the events: postgres://… or sqlite://…
+    #[arg(
+        long,
+        global = true,
+        env = "DATABASE_URL",
+        value_name = "URL",
+        default_value = "sqlite://projectionist.db",
+        hide_env_values = true
+    )]
+    pub database_url: String,
+    /// Where read models and checkpoints live; the same database where nothing is said
+    #[arg(long, global = true, env = "READ_MODEL_URL", value_name = "URL", hide_env_values = true)]
+    pub read_model_url: Option<String>,
+    /// How log lines look
+    #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+    /// What is logged: a level, or a filter such as `info,projectionist_host=debug`
+    #[arg(long, global = true, env = "LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Make or update the host's tables
+    Migrate(migrate::Migrate),
+}
+
+/// What a command works in: the databases, and the runtime that async connections live on.
+#[derive(Debug)]
+pub struct Context {
+    /// `--database-url`.
+    pub events: DatabaseUrl,
+    /// `--read-model-url`, or the same.
+    pub read_model: DatabaseUrl,
+    /// Where async connections live. A command itself runs on the main thread, outside of it.
+    pub runtime: tokio::runtime::Runtime,
+}
+
+impl Context {
+    /// Reads the URLs and starts the runtime.
+    fn new(global: &Global) -> anyhow::Result<Self> {
+        let events: DatabaseUrl = global.database_url.parse()?;
+        let read_model = match &global.read_model_url {
+            Some(url) => url.parse()?,
+            None => events.clone(),
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+        Ok(Self { events, read_model, runtime })
+    }
+}
+
+/// The whole program.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match Context::new(&cli.global).and_then(|context| dispatch(&cli.command, &context)) {
+        Ok(()) => exit::DONE,
+        Err(error) => exit::report(&error),
+    }
+}
+
+/// Runs the command.
+fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
+    match command {
+        Command::Migrate(migrate) => migrate.run(context),
+    }
+}

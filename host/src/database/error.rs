@@ -1,0 +1,191 @@
+//! [`DatabaseError`]: every way in which a database cannot be used, worded for whoever has to mend it.
+//!
+//! A message says what happened and to what; [`DatabaseError::advice`] says what to do next, and
+//! [`DatabaseError::is_configuration`] whether the user's settings are what is wrong (exit code 2) or the
+//! world is (exit code 1).
+
+use std::path::PathBuf;
+
+/// Why a database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum DatabaseError {
+    /// The text is no database URL. It is not quoted, because it may hold a password.
+    #[error("that is not a database URL: {reason}")]
+    NotAUrl {
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No connection came about.
+    #[error("cannot connect to {database}: {source}")]
+    Unreachable {
+        /// Which database.
+        database: String,
+        /// What the driver said.
+        source: sqlx::Error,
+    },
+    /// The server refused user or password.
+    #[error("{database} refused the login: {message}")]
+    LoginRefused {
+        /// Which database.
+        database: String,
+        /// What the server said.
+        message: String,
+    },
+    /// The server has no database of that name.
+    #[error("{database} does not exist: {message}")]
+    NoSuchDatabase {
+        /// Which database.
+        database: String,
+        /// What the server said.
+        message: String,
+    },
+    /// Its tables were never made.
+    #[error("{database} has no {tables} tables yet")]
+    Unmigrated {
+        /// Which database.
+        database: String,
+        /// `events` or `read model`.
+        tables: &'static str,
+    },
+    /// Its tables are older than this host.
+    #[error("the {tables} tables of {database} are at version {found}, and this host works with version {wanted}")]
+    Outdated {
+        /// Which database.
+        database: String,
+        /// `events` or `read model`.
+        tables: &'static str,
+        /// The version there.
+        found: i64,
+        /// The version this host knows.
+        wanted: i64,
+    },
+    /// Its tables were made by a later host.
+    #[error("the {tables} tables of {database} are at version {found}, and this host knows them up to version {known}")]
+    Newer {
+        /// Which database.
+        database: String,
+        /// `events` or `read model`.
+        tables: &'static str,
+        /// The version there.
+        found: i64,
+        /// The last version this host knows.
+        known: i64,
+    },
+    /// The migrator failed.
+    #[error("cannot bring the {tables} tables of {database} up to date: {source}")]
+    Migration {
+        /// Which database.
+        database: String,
+        /// `events` or `read model`.
+        tables: &'static str,
+        /// What the migrator said.
+        source: sqlx::migrate::MigrateError,
+    },
+    /// A file cannot be opened, made or written.
+    #[error("cannot {doing} {}: {reason}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// What was tried.
+        doing: &'static str,
+        /// What the system or SQLite said.
+        reason: String,
+    },
+    /// The events table cannot be read safely.
+    #[error("the events table of {database} cannot be read without losing events: {reason}")]
+    UnsafeEvents {
+        /// Which database.
+        database: String,
+        /// What about it.
+        reason: String,
+    },
+    /// A statement of the host's own failed on Postgres.
+    #[error("{database}: {doing} failed: {source}")]
+    Postgres {
+        /// Which database.
+        database: String,
+        /// What the host was doing.
+        doing: &'static str,
+        /// What the driver said.
+        source: sqlx::Error,
+    },
+    /// A statement of the host's own failed on SQLite.
+    #[error("{}: {doing} failed: {source}", path.display())]
+    Sqlite {
+        /// Which file.
+        path: PathBuf,
+        /// What the host was doing.
+        doing: &'static str,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+impl DatabaseError {
+    /// What to do next, where there is something to say that the message does not.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::NotAUrl { .. } => Some("say postgres://user:password@host:5432/database or sqlite://file.db"),
+            Self::Unreachable { .. } => Some("is the server running, and reachable from here at that address?"),
+            Self::LoginRefused { .. } => {
+                Some("check user and password in the URL (DATABASE_URL, READ_MODEL_URL), or PGPASSWORD")
+            }
+            Self::NoSuchDatabase { .. } => Some("create it (createdb), then run `host migrate`; or correct the URL"),
+            Self::Unmigrated { .. } | Self::Outdated { .. } => Some("run `host migrate` with the same database URLs"),
+            Self::Newer { .. } => Some("a newer host was here: use that version or a later one"),
+            Self::Migration { .. } => {
+                Some("nothing was changed by the migration that failed; mend the cause and run `host migrate` again")
+            }
+            Self::File { .. } => Some("check that the folder exists and that this user may write there"),
+            Self::UnsafeEvents { .. } | Self::Postgres { .. } | Self::Sqlite { .. } => None,
+        }
+    }
+
+    /// Whether it is the user's settings that have to change.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        match self {
+            Self::NotAUrl { .. }
+            | Self::LoginRefused { .. }
+            | Self::NoSuchDatabase { .. }
+            | Self::Unmigrated { .. }
+            | Self::Outdated { .. }
+            | Self::Newer { .. }
+            | Self::UnsafeEvents { .. } => true,
+            Self::Unreachable { .. }
+            | Self::Migration { .. }
+            | Self::File { .. }
+            | Self::Postgres { .. }
+            | Self::Sqlite { .. } => false,
+        }
+    }
+
+    /// Whether the same may succeed on a new connection: the old one is gone, or there was none to be had.
+    #[must_use]
+    pub fn is_lost_connection(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } => true,
+            Self::Postgres { source, .. } => is_lost(source),
+            _ => false,
+        }
+    }
+}
+
+/// Whether this error of the driver means that the connection is gone.
+#[must_use]
+pub fn is_lost(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::Protocol(_)
+        | sqlx::Error::PoolTimedOut
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => true,
+        // Class 08 is connection exceptions; 57P01..57P03 a server that is shutting down, crashed or starting.
+        sqlx::Error::Database(database) => database
+            .code()
+            .is_some_and(|code| code.starts_with("08") || matches!(&*code, "57P01" | "57P02" | "57P03" | "53300")),
+        _ => false,
+    }
+}

@@ -1,0 +1,105 @@
+//! [`Postgres`]: a server to connect to, and the bridge between our threads and sqlx's futures.
+//!
+//! Workers are threads (a guest computes; it must not hold up an async runtime), sqlx is async. So every
+//! connection lives on the one runtime of the process, and a thread that needs it waits in
+//! [`Postgres::block_on`].
+
+use std::fmt;
+use std::future::Future;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
+use sqlx::{ConnectOptions as _, Connection as _};
+use tokio::runtime::Handle;
+
+use super::{DatabaseError, DatabaseUrl};
+
+/// How long a connection attempt may take before it counts as failed.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A Postgres database to connect to. Cheap to clone.
+#[derive(Clone)]
+pub struct Postgres {
+    /// How to connect.
+    options: PgConnectOptions,
+    /// What to call it in messages.
+    name: String,
+    /// Where its connections live.
+    runtime: Handle,
+}
+
+impl fmt::Debug for Postgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Postgres").field(&self.name).finish()
+    }
+}
+
+impl Postgres {
+    /// The database of these options, with its connections on `runtime`.
+    #[must_use]
+    pub fn new(options: &PgConnectOptions, runtime: Handle) -> Self {
+        let name = DatabaseUrl::Postgres(Box::new(options.clone())).to_string();
+        let options = options.clone().disable_statement_logging();
+        Self { options, name, runtime }
+    }
+
+    /// Its URL without the password.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Waits on this thread for what runs on the runtime. Never called from a thread of the runtime itself.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        self.runtime.block_on(future)
+    }
+
+    /// The runtime that the connections live on.
+    #[must_use]
+    pub fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
+    /// One connection, under the application name that `pg_stat_activity` will show.
+    ///
+    /// # Errors
+    /// When the server cannot be reached within ten seconds or does not let us in.
+    pub async fn connect(&self, application: &str) -> Result<PgConnection, DatabaseError> {
+        let options = self.options.clone().application_name(application);
+        match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
+            Ok(Ok(connection)) => Ok(connection),
+            Ok(Err(error)) => Err(self.connect_error(error)),
+            Err(_) => Err(self.connect_error(sqlx::Error::PoolTimedOut)),
+        }
+    }
+
+    /// A pool of at most `size` connections, of which one is tried at once so that errors come early.
+    ///
+    /// # Errors
+    /// As [`Postgres::connect`].
+    pub async fn pool(&self, application: &str, size: u32) -> Result<PgPool, DatabaseError> {
+        self.connect(application).await?.close().await.ok();
+        let options = self.options.clone().application_name(application);
+        Ok(PgPoolOptions::new().max_connections(size).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options))
+    }
+
+    /// An error of the host's own statement.
+    #[must_use]
+    pub fn error(&self, doing: &'static str, source: sqlx::Error) -> DatabaseError {
+        DatabaseError::Postgres { database: self.name.clone(), doing, source }
+    }
+
+    /// Sorts what can go wrong while connecting.
+    fn connect_error(&self, source: sqlx::Error) -> DatabaseError {
+        let database = self.name.clone();
+        if let sqlx::Error::Database(refusal) = &source {
+            let message = refusal.message().to_owned();
+            match refusal.code().as_deref() {
+                Some("28000" | "28P01") => return DatabaseError::LoginRefused { database, message },
+                Some("3D000") => return DatabaseError::NoSuchDatabase { database, message },
+                _ => {}
+            }
+        }
+        DatabaseError::Unreachable { database, source }
+    }
+}

@@ -1,0 +1,208 @@
+//! The host's own tables: bringing them up, and refusing to work with ones this host does not understand.
+//!
+//! Two sets, because events and read models may live in two databases: [`Tables::Events`] and
+//! [`Tables::ReadModel`]. Each has its migrations in `migrations/` and its own bookkeeping, so that the two
+//! can share a database or not. Postgres is migrated by `host migrate` alone: it is somebody's production
+//! database. An SQLite file is made when it is missing, because an embedded database is the host's own.
+
+use std::path::Path;
+use std::sync::LazyLock;
+
+use sqlx::migrate::Migrator;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::runtime::Handle;
+
+use super::{DatabaseError, Postgres};
+
+/// One of the two sets of tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tables {
+    /// `events` and `aggregate_heads`.
+    Events,
+    /// Checkpoints, dead letters, and which version each projection's tables have.
+    ReadModel,
+}
+
+impl Tables {
+    /// What to call it in messages.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Events => "events",
+            Self::ReadModel => "read model",
+        }
+    }
+
+    /// Its migrations on Postgres.
+    fn postgres(self) -> &'static Migrator {
+        match self {
+            Self::Events => &POSTGRES_EVENTS,
+            Self::ReadModel => &POSTGRES_READ_MODEL,
+        }
+    }
+
+    /// Its migrations on SQLite.
+    fn sqlite(self) -> &'static Migrator {
+        match self {
+            Self::Events => &SQLITE_EVENTS,
+            Self::ReadModel => &SQLITE_READ_MODEL,
+        }
+    }
+
+    /// Where sqlx keeps which migrations have run.
+    const fn bookkeeping(self) -> &'static str {
+        match self {
+            Self::Events => "projectionist._migrations_events",
+            Self::ReadModel => "projectionist._migrations_read_model",
+        }
+    }
+}
+
+/// Where sqlx keeps which migrations of an SQLite file have run.
+const SQLITE_BOOKKEEPING: &str = "_projectionist_migrations";
+
+/// Puts the bookkeeping where it does not collide with that of the application whose database it is.
+fn on_postgres(mut migrator: Migrator, tables: Tables) -> Migrator {
+    migrator.create_schema("projectionist");
+    migrator.dangerous_set_table_name(tables.bookkeeping());
+    migrator
+}
+
+/// As [`on_postgres`], in a file.
+fn on_sqlite(mut migrator: Migrator) -> Migrator {
+    migrator.dangerous_set_table_name(SQLITE_BOOKKEEPING);
+    migrator
+}
+
+static POSTGRES_EVENTS: LazyLock<Migrator> =
+    LazyLock::new(|| on_postgres(sqlx::migrate!("../migrations/postgres/events"), Tables::Events));
+static POSTGRES_READ_MODEL: LazyLock<Migrator> =
+    LazyLock::new(|| on_postgres(sqlx::migrate!("../migrations/postgres/read_model"), Tables::ReadModel));
+static SQLITE_EVENTS: LazyLock<Migrator> = LazyLock::new(|| on_sqlite(sqlx::migrate!("../migrations/sqlite/events")));
+static SQLITE_READ_MODEL: LazyLock<Migrator> =
+    LazyLock::new(|| on_sqlite(sqlx::migrate!("../migrations/sqlite/read_model")));
+
+/// The last version in a migrator.
+fn last_version(migrator: &Migrator) -> i64 {
+    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Brings one set of tables up on Postgres.
+///
+/// # Errors
+/// When the server cannot be reached, or was migrated by a newer host, or a migration fails.
+pub async fn migrate_postgres(database: &Postgres, tables: Tables) -> Result<(), DatabaseError> {
+    let mut connection = database.connect("projectionist migrate").await?;
+    match check_postgres(database, &mut connection, tables).await {
+        Err(newer @ DatabaseError::Newer { .. }) => return Err(newer),
+        Ok(()) | Err(_) => {}
+    }
+    let result = tables.postgres().run(&mut connection).await;
+    connection.close().await.ok();
+    result.map_err(|source| DatabaseError::Migration {
+        database: database.name().to_owned(),
+        tables: tables.name(),
+        source,
+    })
+}
+
+/// Sees that one set of tables is there, at the version this host works with. An events table that some
+/// other system made is taken as it is.
+///
+/// # Errors
+/// [`DatabaseError::Unmigrated`], [`DatabaseError::Outdated`], [`DatabaseError::Newer`].
+pub async fn check_postgres(
+    database: &Postgres,
+    connection: &mut PgConnection,
+    tables: Tables,
+) -> Result<(), DatabaseError> {
+    let failed = |source| database.error("looking for the host's tables", source);
+    let found: Option<i64> = {
+        let known: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(tables.bookkeeping())
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        if known {
+            let newest =
+                sqlx::AssertSqlSafe(format!("SELECT max(version) FROM {} WHERE success", tables.bookkeeping()));
+            sqlx::query_scalar(newest).fetch_one(&mut *connection).await.map_err(failed)?
+        } else {
+            None
+        }
+    };
+    if found.is_none() && tables == Tables::Events {
+        let foreign: bool = sqlx::query_scalar("SELECT to_regclass('events') IS NOT NULL")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+        if foreign {
+            return Ok(());
+        }
+    }
+    judge(database.name(), tables, found, last_version(tables.postgres()))
+}
+
+/// Opens an SQLite file with one set of tables in it, making it when it is missing.
+///
+/// # Errors
+/// When the file cannot be made or opened, or a migration fails.
+pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), DatabaseError> {
+    // SQLite has no advisory lock, and several workers may meet a missing file at once: a locked file beside it
+    // lets one of them make it.
+    let lock_path = super::sqlite::beside(path, "migrate-lock");
+    let lock = std::fs::File::create(&lock_path)
+        .and_then(|file| file.lock().map(|()| file))
+        .map_err(|error| DatabaseError::File { path: path.to_owned(), doing: "create", reason: error.to_string() })?;
+    let migrated = runtime.block_on(async {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .disable_statement_logging();
+        let mut connection = sqlx::SqliteConnection::connect_with(&options)
+            .await
+            .map_err(|error| DatabaseError::File { path: path.to_owned(), doing: "open", reason: error.to_string() })?;
+        let result = tables.sqlite().run(&mut connection).await;
+        connection.close().await.ok();
+        result.map_err(|source| DatabaseError::Migration {
+            database: path.display().to_string(),
+            tables: tables.name(),
+            source,
+        })
+    });
+    drop(lock);
+    migrated
+}
+
+/// As [`check_postgres`], for a file.
+///
+/// # Errors
+/// As [`check_postgres`].
+pub fn check_sqlite(path: &Path, connection: &rusqlite::Connection, tables: Tables) -> Result<(), DatabaseError> {
+    let failed =
+        |source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for the host's tables", source };
+    let known = connection.table_exists(None, SQLITE_BOOKKEEPING).map_err(failed)?;
+    let found = if known {
+        let newest = format!("SELECT max(version) FROM {SQLITE_BOOKKEEPING} WHERE success");
+        connection.query_row(&newest, [], |row| row.get(0)).map_err(failed)?
+    } else {
+        None
+    };
+    if found.is_none() && tables == Tables::Events && connection.table_exists(None, "events").map_err(failed)? {
+        return Ok(());
+    }
+    judge(&path.display().to_string(), tables, found, last_version(tables.sqlite()))
+}
+
+/// What a version found there means.
+fn judge(database: &str, tables: Tables, found: Option<i64>, known: i64) -> Result<(), DatabaseError> {
+    let (database, tables) = (database.to_owned(), tables.name());
+    match found {
+        None => Err(DatabaseError::Unmigrated { database, tables }),
+        Some(found) if found < known => Err(DatabaseError::Outdated { database, tables, found, wanted: known }),
+        Some(found) if found > known => Err(DatabaseError::Newer { database, tables, found, known }),
+        Some(_) => Ok(()),
+    }
+}

@@ -1,0 +1,182 @@
+//! What travels: a stored [`Event`], a [`NewEvent`] on its way in, and the numbers that place them.
+//!
+//! [`Event`] has the shape of the WIT record `event`, field for field and in its order, so that a row goes
+//! from the database into the guest's memory without being copied into a second struct on the way.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+use wasmtime::component::{ComponentType, Lower};
+
+/// A place in the whole log: the event at `global_position`, or the point just behind it.
+///
+/// 0 is before the first event. Positions grow and may have holes, so a difference is an upper bound of
+/// a number of events, never the number itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(u64);
+
+impl Position {
+    /// Before the first event.
+    pub const START: Self = Self(0);
+
+    /// The position with this number.
+    #[must_use]
+    pub const fn new(number: u64) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    #[must_use]
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// As the databases store it. Both number from 1 in a signed 64-bit column, so nothing is lost.
+    #[must_use]
+    pub const fn to_sql(self) -> i64 {
+        self.0.cast_signed()
+    }
+
+    /// From a signed 64-bit column; what is below 0 counts as the start.
+    #[must_use]
+    pub const fn from_sql(number: i64) -> Self {
+        Self(if number < 0 { 0 } else { number.cast_unsigned() })
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One stored event. The fields are those of `wit/projection.wit`, documented there.
+#[derive(Clone, Debug, PartialEq, Eq, ComponentType, Lower)]
+#[component(record)]
+pub struct Event {
+    /// Where it stands in the log.
+    #[component(name = "global-position")]
+    pub global_position: u64,
+    /// Its UUID, in 36 characters.
+    #[component(name = "event-id")]
+    pub event_id: String,
+    /// The bounded context it was written in.
+    #[component(name = "bounded-context")]
+    pub bounded_context: String,
+    /// The kind of aggregate.
+    #[component(name = "aggregate-type")]
+    pub aggregate_type: String,
+    /// Which aggregate of that kind.
+    #[component(name = "aggregate-id")]
+    pub aggregate_id: String,
+    /// Its number within the aggregate, from 1.
+    #[component(name = "aggregate-version")]
+    pub aggregate_version: u64,
+    /// What happened.
+    #[component(name = "event-type")]
+    pub event_type: String,
+    /// The version of the payload's schema.
+    #[component(name = "event-version")]
+    pub event_version: u32,
+    /// What the writer stored.
+    pub payload: Vec<u8>,
+    /// JSON.
+    pub metadata: Vec<u8>,
+    /// The trace in which it was written.
+    #[component(name = "trace-id")]
+    pub trace_id: Option<String>,
+    /// What it belongs to.
+    #[component(name = "correlation-id")]
+    pub correlation_id: Option<String>,
+    /// What made it happen.
+    #[component(name = "causation-id")]
+    pub causation_id: Option<String>,
+    /// Microseconds since 1970, UTC.
+    #[component(name = "created-at")]
+    pub created_at: i64,
+}
+
+impl Event {
+    /// Where it stands in the log.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position(self.global_position)
+    }
+}
+
+/// The bounded context of whoever says nothing.
+pub const DEFAULT_CONTEXT: &str = "default";
+
+/// An event on its way into the log. Its position and its version are given by the append.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NewEvent {
+    /// The bounded context, [`DEFAULT_CONTEXT`] where nothing is said.
+    pub bounded_context: String,
+    /// The kind of aggregate.
+    pub aggregate_type: String,
+    /// Which aggregate of that kind.
+    pub aggregate_id: String,
+    /// Unique in the log; appending it twice is how a writer repeats itself safely.
+    pub event_id: Uuid,
+    /// What happened.
+    pub event_type: String,
+    /// The version of the payload's schema.
+    pub event_version: u32,
+    /// Any bytes; JSON in most systems.
+    pub payload: Vec<u8>,
+    /// A JSON text.
+    pub metadata: String,
+    /// The trace in which it is written.
+    pub trace_id: Option<String>,
+    /// What it belongs to.
+    pub correlation_id: Option<String>,
+    /// What made it happen.
+    pub causation_id: Option<String>,
+    /// Microseconds since 1970, UTC.
+    pub created_at: i64,
+}
+
+/// What a writer believes about the aggregate it appends to (optimistic concurrency).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// Nothing: append behind whatever is there.
+    Any,
+    /// That the aggregate has no events yet.
+    NoStream,
+    /// That its last event has this version, from 1.
+    Exactly(u64),
+}
+
+/// Text that is none of `any`, `no-stream` or a version from 1.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "`{0}` is not an expected version: say `any`, `no-stream`, or the version of the aggregate's last event, from 1"
+)]
+pub struct NotAnExpectedVersion(String);
+
+impl std::str::FromStr for ExpectedVersion {
+    type Err = NotAnExpectedVersion;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "any" => Ok(Self::Any),
+            "no-stream" => Ok(Self::NoStream),
+            number => match number.parse() {
+                Ok(version) if version > 0 => Ok(Self::Exactly(version)),
+                _ => Err(NotAnExpectedVersion(text.to_owned())),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ExpectedVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Any => f.write_str("any"),
+            Self::NoStream => f.write_str("no-stream"),
+            Self::Exactly(version) => version.fmt(f),
+        }
+    }
+}

@@ -1,0 +1,2 @@
+-- Hosts poll instead.
+DROP TRIGGER IF EXISTS projectionist_notify ON events;
