@@ -18,6 +18,8 @@
 //! - [`processor`]: the loop that ties them.
 //! - [`telemetry`]: logs.
 //!
+//! And used by all of them: [`timestamp`], instants as text.
+//!
 //! # Not goals
 //!
 //! The host sends no mail and calls no web service for a plugin: such an effect cannot be rolled back, so it
@@ -26,3 +28,4 @@
 pub mod cli;
 pub mod database;
 pub mod event;
+pub mod timestamp;
