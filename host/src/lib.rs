@@ -29,4 +29,5 @@ pub mod append;
 pub mod cli;
 pub mod database;
 pub mod event;
+pub mod ndjson;
 pub mod timestamp;
