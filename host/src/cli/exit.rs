@@ -7,7 +7,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::append::AppendError;
 use crate::database::DatabaseError;
+use crate::ndjson::ReadError;
 
 /// 0: done.
 pub const DONE: ExitCode = ExitCode::SUCCESS;
@@ -63,14 +65,19 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(usage) = cause.downcast_ref::<UsageError>() {
             return usage.hint.clone();
         }
-        cause.downcast_ref::<DatabaseError>().and_then(|error| error.advice().map(str::to_owned))
+        let advice = (cause.downcast_ref::<DatabaseError>().and_then(DatabaseError::advice))
+            .or_else(|| cause.downcast_ref::<AppendError>().and_then(AppendError::advice))
+            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::advice));
+        advice.map(str::to_owned)
     })
 }
 
 /// The exit code of an error.
 fn code(error: &anyhow::Error) -> u8 {
     let configuration = error.chain().any(|cause| {
-        cause.is::<UsageError>() || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
+        cause.is::<UsageError>()
+            || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
+            || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)
     });
     if configuration { USAGE } else { FAILED }
 }

@@ -3,9 +3,13 @@
 //! Read [`Cli`] for what all commands share, [`exit`] for how a command ends and how an error is worded, then
 //! the command at hand.
 
+pub mod append;
 pub mod exit;
+pub mod export;
+pub mod import;
 pub mod migrate;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -66,6 +70,12 @@ pub enum LogFormat {
 pub enum Command {
     /// Make or update the host's tables
     Migrate(migrate::Migrate),
+    /// Store one event
+    Append(append::Append),
+    /// Store the events of a file, one JSON object a line
+    Import(import::Import),
+    /// Write stored events to a file that `import` reads
+    Export(export::Export),
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
@@ -106,5 +116,17 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Migrate(migrate) => migrate.run(context),
+        Command::Append(append) => append.run(context),
+        Command::Import(import) => import.run(context),
+        Command::Export(export) => export.run(context),
+    }
+}
+
+/// Prints a result. Whoever reads it may have gone already, and that is no failure.
+fn print_line(line: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }
