@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use uuid::Uuid;
 
 use super::{Context, exit::UsageError};
@@ -13,6 +13,7 @@ use crate::{ndjson, timestamp};
 
 /// `host append`.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("carried").required(true)))]
 #[command(after_help = "Examples:\n  \
     host append --aggregate-type User --aggregate-id u1 --event-type UserCreated \\\n      \
         --payload '{\"email\":\"ada@example.org\"}' --expected-version no-stream\n  \
@@ -32,10 +33,10 @@ pub struct Append {
     #[arg(long, value_name = "TYPE")]
     event_type: String,
     /// What the event carries: a JSON object
-    #[arg(long, value_name = "JSON", allow_hyphen_values = true, required_unless_present = "payload_file")]
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true, group = "carried")]
     payload: Option<String>,
     /// A file with the payload; `-` reads it from stdin
-    #[arg(long, value_name = "FILE", conflicts_with = "payload")]
+    #[arg(long, value_name = "FILE", group = "carried")]
     payload_file: Option<PathBuf>,
     /// Take a payload that is not a JSON object, whatever its bytes
     #[arg(long)]

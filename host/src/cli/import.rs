@@ -5,7 +5,6 @@
 
 use std::fs::File;
 use std::io::{IsTerminal as _, Read};
-use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,8 +41,8 @@ pub struct Import {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     /// How many events are stored in a transaction, at most; fewer when they are large
-    #[arg(long, env = "CHUNK_SIZE", value_name = "EVENTS", default_value = "1000")]
-    chunk_size: NonZeroUsize,
+    #[arg(long, env = "CHUNK_SIZE", value_name = "EVENTS", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..))]
+    chunk_size: u32,
     /// Take payloads that are JSON, and not an object
     #[arg(long)]
     allow_any_payload: bool,
@@ -56,6 +55,10 @@ struct Tally {
     stored: usize,
     /// Events that were in the log already.
     skipped: usize,
+    /// How many of the stored ones have no id in the file, so that they are others the next time.
+    without_id: u64,
+    /// The last line of the last chunk that is stored.
+    line: u64,
 }
 
 impl Import {
@@ -86,7 +89,6 @@ impl Import {
         let mut reader = Reader::new(input, payloads)?;
         let mut chunk: Vec<NewEvent> = Vec::new();
         let mut bytes = 0;
-        let mut first_line = 1;
         loop {
             let event = reader.next().transpose()?;
             let ended = event.is_none();
@@ -94,18 +96,22 @@ impl Import {
                 bytes += event.payload.len() + event.metadata.len();
                 chunk.push(event);
             }
-            let full = chunk.len() >= self.chunk_size.get() || bytes >= CHUNK_BYTES;
+            let full = chunk.len() as u64 >= u64::from(self.chunk_size) || bytes >= CHUNK_BYTES;
             if full || ended && !chunk.is_empty() {
                 let appended = store.append(&chunk, ExpectedVersion::Any, Duplicates::Skip).map_err(|error| {
-                    anyhow::Error::new(error)
-                        .context(format!("the events of lines {first_line} to {} were not stored", reader.line()))
+                    anyhow::Error::new(error).context(format!(
+                        "storing the events of lines {} to {} failed",
+                        tally.line + 1,
+                        reader.line()
+                    ))
                 })?;
                 tally.stored += appended.stored();
                 tally.skipped += appended.skipped();
                 progress.set_message(format!("{} events", tally.stored + tally.skipped));
                 chunk.clear();
                 bytes = 0;
-                first_line = reader.line() + 1;
+                tally.line = reader.line();
+                tally.without_id = reader.without_id();
             }
             if ended {
                 return Ok(());
@@ -118,14 +124,20 @@ impl Tally {
     /// What became of an import that stopped.
     fn stopped(&self, file: &Path) -> String {
         let file = file.display();
-        match self {
-            Self { stored: 0, skipped: 0 } => format!("nothing of {file} was imported"),
-            Self { stored, skipped: 0 } => {
-                format!("the import of {file} stopped: {stored} events are stored, and importing again skips them")
+        let Self { stored, skipped, without_id, line } = self;
+        let next = line + 1;
+        match (stored, skipped, without_id) {
+            (0, 0, _) => format!("nothing of {file} was imported"),
+            (_, 0, 0) => {
+                format!("the import of {file} stopped: {stored} events are stored; importing again skips them")
             }
-            Self { stored, skipped } => format!(
-                "the import of {file} stopped: {stored} events are stored, {skipped} were already, and importing \
-                 again skips them all"
+            (_, _, 0) => format!(
+                "the import of {file} stopped: {stored} events were stored now, {skipped} before; importing again \
+                 skips them"
+            ),
+            _ => format!(
+                "the import of {file} stopped: {stored} events are stored, and {without_id} of them have no event_id \
+                 in the file, so importing it again would store those twice: import from line {next} on"
             ),
         }
     }
@@ -192,7 +204,7 @@ mod tests {
             '\n'
         );
         let text = line.repeat(lines) + last;
-        let import = Import { file: "x".into(), chunk_size: NonZeroUsize::new(10).unwrap(), allow_any_payload: false };
+        let import = Import { file: "x".into(), chunk_size: 10, allow_any_payload: false };
         let (mut store, mut tally) = (Counting::default(), Tally::default());
         let result = import.import(text.as_bytes(), &mut store, &mut tally, &ProgressBar::hidden());
         (store.0, tally, result.err().map(|error| error.to_string()))
@@ -210,7 +222,18 @@ mod tests {
         let (chunks, tally, error) = import(15, 0, "{}\n");
         assert_eq!((chunks, tally.stored), (vec![10], 10));
         assert_eq!(error.unwrap(), "line 16: missing field `aggregate_type`");
-        assert!(tally.stopped(Path::new("x")).contains("10 events are stored, and importing again skips them"));
+        assert_eq!((tally.without_id, tally.line), (10, 10));
+    }
+
+    #[test]
+    fn an_import_that_stopped_says_what_another_one_would_do() {
+        let stopped =
+            |stored, skipped, without_id| Tally { stored, skipped, without_id, line: 10 }.stopped(Path::new("x"));
+        assert_eq!(stopped(0, 0, 0), "nothing of x was imported");
+        assert_eq!(stopped(9, 0, 0), "the import of x stopped: 9 events are stored; importing again skips them");
+        assert!(stopped(0, 9, 0).contains("0 events were stored now, 9 before; importing again skips them"));
+        assert!(stopped(9, 1, 3).contains("3 of them have no event_id"));
+        assert!(stopped(9, 1, 3).ends_with("import from line 11 on"));
     }
 
     #[test]

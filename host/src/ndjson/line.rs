@@ -23,11 +23,20 @@ pub enum Payloads {
     Any,
 }
 
+/// Where the id of an event comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Id {
+    /// The line said it, so the event is known when it comes again.
+    Given,
+    /// It was made up, so the same line is another event the next time.
+    New,
+}
+
 /// The event of a line.
 ///
 /// # Errors
 /// What is wrong with it.
-pub fn parse(line: &str, payloads: Payloads) -> Result<NewEvent, LineProblem> {
+pub fn parse(line: &str, payloads: Payloads) -> Result<(NewEvent, Id), LineProblem> {
     let fields: Fields<'_> = serde_json::from_str(line).map_err(|error| problem(line, &error))?;
     let aggregate_type = fields.aggregate_type.ok_or(LineProblem::Missing("aggregate_type"))?;
     let aggregate_id = fields.aggregate_id.ok_or(LineProblem::Missing("aggregate_id"))?;
@@ -41,9 +50,9 @@ pub fn parse(line: &str, payloads: Payloads) -> Result<NewEvent, LineProblem> {
         (Some(json), None) => json.get().as_bytes().to_vec(),
         (None, Some(text)) => base64::engine::general_purpose::STANDARD.decode(text).map_err(LineProblem::Base64)?,
     };
-    let event_id = match fields.event_id.flatten() {
-        Some(text) => Uuid::parse_str(&text).map_err(|_| LineProblem::EventId(quoted(&text)))?,
-        None => Uuid::now_v7(),
+    let (event_id, id) = match fields.event_id.flatten() {
+        Some(text) => (Uuid::parse_str(&text).map_err(|_| LineProblem::EventId(quoted(&text)))?, Id::Given),
+        None => (Uuid::now_v7(), Id::New),
     };
     let created_at = match fields.created_at.flatten() {
         Some(text) => timestamp::parse_rfc3339(&text).ok_or_else(|| LineProblem::CreatedAt(quoted(&text)))?,
@@ -65,7 +74,7 @@ pub fn parse(line: &str, payloads: Payloads) -> Result<NewEvent, LineProblem> {
         created_at,
     };
     event.check()?;
-    Ok(event)
+    Ok((event, id))
 }
 
 /// What was said on a line. The outer `Option` is whether the field is there, an inner one whether it is `null`.
@@ -202,10 +211,10 @@ mod tests {
     fn a_line_with_the_least_that_is_needed_gets_the_rest() {
         let line = r#"{"aggregate_type":"User","aggregate_id":"u1","event_type":"UserCreated","payload":{}}"#;
         let before = timestamp::now();
-        let event = parse(line, Payloads::Objects).unwrap();
+        let (event, id) = parse(line, Payloads::Objects).unwrap();
         assert_eq!((event.bounded_context.as_str(), event.event_version), ("default", 1));
         assert_eq!((event.metadata.as_str(), &event.trace_id), ("{}", &None));
-        assert_eq!(event.event_id.get_version_num(), 7);
+        assert_eq!((id, event.event_id.get_version_num()), (Id::New, 7));
         assert!((before..=timestamp::now()).contains(&event.created_at));
     }
 
@@ -213,7 +222,7 @@ mod tests {
     fn the_payload_is_kept_byte_for_byte() {
         let line =
             r#"{"aggregate_type":"A","aggregate_id":"a","event_type":"T","payload": { "x" : 1.0e2, "x":"\u00e9" } }"#;
-        assert_eq!(parse(line, Payloads::Objects).unwrap().payload, r#"{ "x" : 1.0e2, "x":"\u00e9" }"#.as_bytes());
+        assert_eq!(parse(line, Payloads::Objects).unwrap().0.payload, r#"{ "x" : 1.0e2, "x":"\u00e9" }"#.as_bytes());
     }
 
     #[test]
@@ -261,12 +270,12 @@ mod tests {
     #[test]
     fn any_json_is_a_payload_where_that_is_asked_for() {
         let line = r#"{"aggregate_type":"A","aggregate_id":"a","event_type":"T","payload":[1, 2]}"#;
-        assert_eq!(parse(line, Payloads::Any).unwrap().payload, b"[1, 2]");
+        assert_eq!(parse(line, Payloads::Any).unwrap().0.payload, b"[1, 2]");
     }
 
     #[test]
     fn an_offset_is_counted_into_utc() {
         let line = r#"{"aggregate_type":"A","aggregate_id":"a","event_type":"T","payload":{},"created_at":"2013-01-01T00:15:00-05:00"}"#;
-        assert_eq!(parse(line, Payloads::Objects).unwrap().created_at, 1_357_017_300_000_000);
+        assert_eq!(parse(line, Payloads::Objects).unwrap().0.created_at, 1_357_017_300_000_000);
     }
 }

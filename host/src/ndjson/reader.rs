@@ -6,7 +6,8 @@ use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read};
 
 use flate2::bufread::MultiGzDecoder;
 
-use super::{LineProblem, Payloads, ReadError, line};
+use super::line::{self, Id};
+use super::{LineProblem, Payloads, ReadError};
 use crate::event::NewEvent;
 
 /// How long a line may be, in bytes, where nothing else is said.
@@ -41,6 +42,8 @@ pub struct Reader<'a> {
     buffer: Vec<u8>,
     /// How many lines were read whole.
     lines: u64,
+    /// How many events came without an id.
+    without_id: u64,
     /// Whether there is nothing more to give.
     finished: bool,
 }
@@ -66,8 +69,16 @@ impl<'a> Reader<'a> {
             Compression::Gzip => Box::new(BufReader::with_capacity(BUFFER, MultiGzDecoder::new(input))),
             Compression::None => Box::new(input),
         };
-        let (buffer, lines) = (Vec::new(), 0);
-        Ok(Self { input, compression, payloads, line_limit: LINE_LIMIT, buffer, lines, finished: false })
+        Ok(Self {
+            input,
+            compression,
+            payloads,
+            line_limit: LINE_LIMIT,
+            buffer: Vec::new(),
+            lines: 0,
+            without_id: 0,
+            finished: false,
+        })
     }
 
     /// Takes lines of at most so many bytes.
@@ -81,6 +92,12 @@ impl<'a> Reader<'a> {
     #[must_use]
     pub fn line(&self) -> u64 {
         self.lines
+    }
+
+    /// How many of the events so far came without an id, and would be other events the next time.
+    #[must_use]
+    pub fn without_id(&self) -> u64 {
+        self.without_id
     }
 
     /// The next event, past blank lines.
@@ -104,10 +121,13 @@ impl<'a> Reader<'a> {
                 .map_err(|error| problem(LineProblem::NotUtf8(error.valid_up_to() + 1)))?;
             // What some editors put at the beginning of a file.
             let text = if line == 1 { text.strip_prefix('\u{feff}').unwrap_or(text) } else { text };
-            if text.trim_ascii().is_empty() {
+            let text = text.trim_ascii_end();
+            if text.is_empty() {
                 continue;
             }
-            return line::parse(text, self.payloads).map(Some).map_err(problem);
+            let (event, id) = line::parse(text, self.payloads).map_err(problem)?;
+            self.without_id += u64::from(id == Id::New);
+            return Ok(Some(event));
         }
     }
 
