@@ -6,7 +6,7 @@ mod log;
 mod output;
 
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -55,7 +55,7 @@ impl Export {
         let mut log = Log::open(context)?;
         let output = Output::create(&self.file).map_err(|error| {
             UsageError::new(
-                format!("cannot write {}: {error}", self.file.display()),
+                format!("cannot write {}: {error}", self.name()),
                 "check that the folder exists and that this user may write there",
             )
         })?;
@@ -72,8 +72,13 @@ impl Export {
             }
             // Whoever reads has enough.
             Err(error) if is_broken_pipe(&error) => Ok(()),
-            Err(error) => Err(error.context(format!("the export to {} stopped", self.file.display()))),
+            Err(error) => Err(error.context(format!("the export to {} stopped", self.name()))),
         }
+    }
+
+    /// What to call the file in messages.
+    fn name(&self) -> String {
+        if self.file == Path::new("-") { "stdout".into() } else { self.file.display().to_string() }
     }
 
     /// Writes what the filters take, and says how many events that was.
