@@ -16,7 +16,7 @@
 //! - [`plugin`]: loading, checking, caching, limiting and swapping components.
 //! - [`read_model`]: where writes go: the unit of work on both databases, claims, checkpoints.
 //! - [`processor`]: the loop that ties them.
-//! - [`telemetry`]: logs.
+//! - [`telemetry`]: logs, as text or JSON.
 //!
 //! And used by all of them: [`timestamp`], instants as text.
 //!
