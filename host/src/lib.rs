@@ -26,3 +26,7 @@
 pub mod cli;
 pub mod database;
 pub mod event;
+pub mod partition;
+pub mod read_model;
+pub mod source;
+pub mod timestamp;
