@@ -5,12 +5,14 @@
 
 pub mod exit;
 pub mod migrate;
+pub mod run;
 
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::database::DatabaseUrl;
+use crate::telemetry::LogFormat;
 
 /// Runs event-sourcing projections that are WebAssembly components, exactly once.
 #[derive(Debug, Parser)]
@@ -52,20 +54,13 @@ pub struct Global {
     pub log: String,
 }
 
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
-}
-
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Make or update the host's tables
     Migrate(migrate::Migrate),
+    /// Run projections
+    Run(run::Run),
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
@@ -82,6 +77,12 @@ pub struct Context {
 impl Context {
     /// Reads the URLs and starts the runtime.
     fn new(global: &Global) -> anyhow::Result<Self> {
+        crate::telemetry::start(global.log_format, &global.log).map_err(|error| {
+            exit::UsageError::new(
+                format!("--log {}: {error}", global.log),
+                "say a level such as info, or target=level,…",
+            )
+        })?;
         let events: DatabaseUrl = global.database_url.parse()?;
         let read_model = match &global.read_model_url {
             Some(url) => url.parse()?,
@@ -106,5 +107,6 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Migrate(migrate) => migrate.run(context),
+        Command::Run(run) => run.run(context),
     }
 }

@@ -31,6 +31,12 @@ pub trait Source: Send + Sync {
     /// When the database fails.
     fn horizon(&self) -> Result<Position, DatabaseError>;
 
+    /// The last position that is visible now, whether it may be read already or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn last(&self) -> Result<Position, DatabaseError>;
+
     /// The first events of `wanted` behind `after` and not behind `upto`, from at most `limit` rows.
     ///
     /// # Errors

@@ -193,6 +193,14 @@ impl Source for PostgresSource {
         Ok(horizon.tracker.step(&look))
     }
 
+    fn last(&self) -> Result<Position, DatabaseError> {
+        let last: Option<i64> = self
+            .database
+            .block_on(sqlx::query_scalar("SELECT max(global_position) FROM events").fetch_one(&self.pool))
+            .map_err(|error| self.database.error("reading the last position", error))?;
+        Ok(Position::from_sql(last.unwrap_or(0)))
+    }
+
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
         let rows = self
             .database

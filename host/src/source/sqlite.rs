@@ -104,6 +104,10 @@ impl Source for SqliteSource {
         })
     }
 
+    fn last(&self) -> Result<Position, DatabaseError> {
+        self.horizon()
+    }
+
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
         let (sql, parameters) = page_sql(after, upto, wanted, limit);
         self.with("reading events", |connection| {
