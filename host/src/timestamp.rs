@@ -150,9 +150,7 @@ impl Cursor<'_> {
     fn number(&mut self, width: usize) -> Option<i64> {
         let (digits, rest) = self.0.split_at_checked(width)?;
         self.0 = rest;
-        digits.iter().try_fold(0, |number, digit| {
-            digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0'))
-        })
+        digits.iter().try_fold(0, |number, digit| digit.is_ascii_digit().then(|| number * 10 + i64::from(digit - b'0')))
     }
 
     /// Four digits, or a sign and four to six.
@@ -183,9 +181,8 @@ impl Cursor<'_> {
         let width = self.0.iter().take_while(|byte| byte.is_ascii_digit()).count();
         let (digits, rest) = self.0.split_at(width);
         self.0 = rest;
-        let micros = (0..6).fold(0, |number, place| {
-            number * 10 + digits.get(place).map_or(0, |digit| i64::from(digit - b'0'))
-        });
+        let micros =
+            (0..6).fold(0, |number, place| number * 10 + digits.get(place).map_or(0, |digit| i64::from(digit - b'0')));
         (width > 0).then_some(micros)
     }
 

@@ -127,7 +127,9 @@ fn code(error: &anyhow::Error) -> u8 {
         return ended.code;
     }
     let configuration = error.chain().any(|cause| {
-        cause.is::<UsageError>() || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
+        cause.is::<UsageError>()
+            || matches!(cause.downcast_ref(), Some(LoadError::Unreadable { .. }))
+            || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
     });
     if configuration { USAGE } else { FAILED }
 }

@@ -3,9 +3,12 @@
 //! Read [`Cli`] for what all commands share, [`exit`] for how a command ends and how an error is worded, then
 //! the command at hand.
 
+pub mod completions;
 pub mod exit;
 pub mod migrate;
+pub mod plugin;
 pub mod run;
+pub mod status;
 
 use std::process::ExitCode;
 
@@ -61,6 +64,12 @@ pub enum Command {
     Migrate(migrate::Migrate),
     /// Run projections
     Run(run::Run),
+    /// Show how far every projection is
+    Status(status::Status),
+    /// Look at a plugin without running it
+    Plugin(plugin::PluginCommand),
+    /// Print completions for a shell
+    Completions(completions::Completions),
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
@@ -108,5 +117,11 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Migrate(migrate) => migrate.run(context),
         Command::Run(run) => run.run(context),
+        Command::Status(status) => status.run(context),
+        Command::Plugin(plugin) => plugin.run(),
+        Command::Completions(completions) => {
+            completions.run();
+            Ok(())
+        }
     }
 }

@@ -53,6 +53,8 @@ pub struct Checkpoint {
     pub epoch: Epoch,
     /// Who made it.
     pub owner: String,
+    /// Whether they hold it still.
+    pub running: bool,
     /// How many events it has applied, over all its life.
     pub events_applied: u64,
     /// The version of the projection that committed last.

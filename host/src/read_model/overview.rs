@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::ReadModel;
-use super::checkpoint::{Checkpoint, Epoch};
+use super::checkpoint::{Checkpoint, Epoch, Slot};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, sqlite};
 use crate::event::Position;
@@ -47,6 +47,7 @@ fn checkpoint(row: Row) -> (String, Checkpoint) {
         position: Position::from_sql(position),
         epoch: Epoch(epoch),
         owner,
+        running: false,
         events_applied: events.unsigned_abs(),
         plugin_version: version.unsigned_abs(),
         plugin_digest: digest,
@@ -91,6 +92,13 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
     .await
     .map_err(failed)?;
     let mut all = gather(rows);
+    let held = super::postgres::held(&mut connection).await.map_err(failed)?;
+    for overview in &mut all {
+        for checkpoint in &mut overview.checkpoints {
+            let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
+            checkpoint.running = held.contains(&super::postgres::lock_key(&slot));
+        }
+    }
     for (projection, dead_letters, parked) in letters {
         if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
             overview.dead_letters = dead_letters.unsigned_abs();
@@ -134,6 +142,10 @@ fn in_files(base: &Path) -> Result<Vec<Overview>, DatabaseError> {
             })?;
             let mut overviews = gather(rows.collect::<rusqlite::Result<_>>()?);
             for overview in &mut overviews {
+                for checkpoint in &mut overview.checkpoints {
+                    let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
+                    checkpoint.running = super::sqlite::is_held(&file.path, &slot);
+                }
                 let sql = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT bounded_context, aggregate_type, aggregate_id
                                FROM _projectionist_dead_letters WHERE projection = ?1 AND reason <> 'skipped'))
                            FROM _projectionist_dead_letters WHERE projection = ?1";

@@ -62,13 +62,25 @@ impl PostgresStore {
 }
 
 /// The advisory lock of a partition: 64 bits of its name, so that it collides with nobody's by accident.
-fn lock_key(slot: &Slot) -> i64 {
+pub(in super::super) fn lock_key(slot: &Slot) -> i64 {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(b"projectionist claim\0");
     hasher.write(slot.projection.as_bytes());
     hasher.write(&slot.partition.total().to_be_bytes());
     hasher.write(&slot.partition.key().to_be_bytes());
     hasher.finish().cast_signed()
+}
+
+/// The advisory locks that are held in this database now, ours among them.
+pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
+    // A lock on a bigint shows as its two halves, with objsubid 1.
+    sqlx::query_scalar(
+        "SELECT (classid::bigint << 32) | objid::bigint FROM pg_locks
+         WHERE locktype = 'advisory' AND objsubid = 1 AND granted
+           AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
+    )
+    .fetch_all(connection)
+    .await
 }
 
 /// Makes the session what the rest of this module relies on, whatever the server's or the user's defaults are.

@@ -10,6 +10,7 @@ mod statements;
 mod store;
 
 pub use claim::check;
+pub(super) use claim::{held, lock_key};
 pub use store::PostgresStore;
 
 use super::value::{SqlError, sqlstate};

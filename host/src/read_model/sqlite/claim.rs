@@ -59,8 +59,7 @@ impl SqliteStore {
 
 /// Locks the file that stands for the partition; nothing when somebody else holds it.
 fn lock(path: &Path, slot: &Slot) -> Result<Option<File>, DatabaseError> {
-    let name = format!("{}of{}.lock", slot.partition.key(), slot.partition.total());
-    let path = sqlite::beside(path, &name);
+    let path = lock_file(path, slot);
     let failed =
         |error: std::io::Error| DatabaseError::File { path: path.clone(), doing: "lock", reason: error.to_string() };
     let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
@@ -68,6 +67,19 @@ fn lock(path: &Path, slot: &Slot) -> Result<Option<File>, DatabaseError> {
         Ok(()) => Ok(Some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(failed(error)),
+    }
+}
+
+/// The file that stands for a partition.
+fn lock_file(path: &Path, slot: &Slot) -> std::path::PathBuf {
+    sqlite::beside(path, &format!("{}of{}.lock", slot.partition.key(), slot.partition.total()))
+}
+
+/// Whether somebody works on a partition. A shared lock is enough to ask, and two who ask do not see each other.
+pub(in super::super) fn is_held(path: &Path, slot: &Slot) -> bool {
+    match File::open(lock_file(path, slot)) {
+        Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
+        Err(_) => false,
     }
 }
 

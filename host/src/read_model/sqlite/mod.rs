@@ -9,6 +9,7 @@ mod store;
 mod values;
 
 pub use claim::check;
+pub(super) use claim::is_held;
 pub use store::SqliteStore;
 
 use super::value::{SqlError, sqlstate};
