@@ -138,6 +138,84 @@ pub struct NewEvent {
     pub created_at: i64,
 }
 
+impl NewEvent {
+    /// Whether both kinds of database can hold it, so that a log can always move from one to the other.
+    ///
+    /// # Errors
+    /// [`UnfitEvent`], with the field that is wrong.
+    pub fn check(&self) -> Result<(), UnfitEvent> {
+        let unfit = |field, reason| Err(UnfitEvent { field, reason });
+        let required = [
+            ("bounded_context", &self.bounded_context),
+            ("aggregate_type", &self.aggregate_type),
+            ("aggregate_id", &self.aggregate_id),
+            ("event_type", &self.event_type),
+        ];
+        if let Some((field, _)) = required.iter().find(|(_, text)| text.is_empty()) {
+            return unfit(field, "is empty");
+        }
+        let optional = [
+            ("trace_id", &self.trace_id),
+            ("correlation_id", &self.correlation_id),
+            ("causation_id", &self.causation_id),
+        ];
+        let optional = optional.iter().filter_map(|(field, text)| text.as_ref().map(|text| (*field, text)));
+        if let Some((field, _)) = required.into_iter().chain(optional).find(|(_, text)| text.contains('\0')) {
+            return unfit(field, "has a NUL character, which Postgres cannot store");
+        }
+        if required[..3].iter().map(|(_, text)| text.len()).sum::<usize>() > LONGEST_KEY {
+            return unfit("aggregate_id", "is too long: with context and type it may have 2,600 bytes");
+        }
+        if self.event_version > i32::MAX.cast_unsigned() {
+            return unfit("event_version", "is larger than 2147483647");
+        }
+        if let Some(reason) = unfit_metadata(&self.metadata) {
+            return unfit("metadata", reason);
+        }
+        Ok(())
+    }
+}
+
+/// What an index entry of Postgres holds, a third of a page, less what the version takes.
+const LONGEST_KEY: usize = 2_600;
+
+/// What is wrong with a metadata text: it has to be JSON that JSONB takes.
+fn unfit_metadata(text: &str) -> Option<&'static str> {
+    if text == "{}" {
+        return None;
+    }
+    // Only escapes make a difference between JSON and JSONB, and only then is a tree worth building.
+    if !text.contains("\\u") {
+        let valid = serde_json::from_str::<&serde_json::value::RawValue>(text).is_ok();
+        return (!valid).then_some("is not JSON");
+    }
+    match serde_json::from_str::<serde_json::Value>(text) {
+        Ok(value) if has_nul(&value) => Some("has a NUL character, which Postgres cannot store in JSONB"),
+        Ok(_) => None,
+        Err(_) => Some("is not JSON"),
+    }
+}
+
+/// Whether a NUL character is anywhere in it.
+fn has_nul(value: &serde_json::Value) -> bool {
+    match value {
+        serde_json::Value::String(text) => text.contains('\0'),
+        serde_json::Value::Array(values) => values.iter().any(has_nul),
+        serde_json::Value::Object(members) => members.iter().any(|(name, value)| name.contains('\0') || has_nul(value)),
+        _ => false,
+    }
+}
+
+/// An event that a log cannot hold.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{field}` {reason}")]
+pub struct UnfitEvent {
+    /// Which field.
+    pub field: &'static str,
+    /// What about it.
+    pub reason: &'static str,
+}
+
 /// What a writer believes about the aggregate it appends to (optimistic concurrency).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExpectedVersion {
@@ -178,5 +256,30 @@ impl fmt::Display for ExpectedVersion {
             Self::NoStream => f.write_str("no-stream"),
             Self::Exactly(version) => version.fmt(f),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::append::tests::event;
+
+    #[test]
+    fn what_one_of_the_databases_cannot_hold_is_refused_by_field() {
+        let reason = |change: fn(&mut NewEvent)| {
+            let mut event = event(1, "u1");
+            change(&mut event);
+            event.check().map_err(|unfit| unfit.to_string())
+        };
+        assert_eq!(reason(|_| {}), Ok(()));
+        assert_eq!(reason(|event| event.aggregate_id.clear()), Err("`aggregate_id` is empty".into()));
+        assert!(reason(|event| event.event_type.push('\0')).unwrap_err().starts_with("`event_type` has a NUL"));
+        assert!(reason(|event| event.trace_id = Some("\0".into())).unwrap_err().starts_with("`trace_id` has a NUL"));
+        assert!(reason(|event| event.aggregate_id = "x".repeat(3_000)).unwrap_err().contains("too long"));
+        assert!(reason(|event| event.event_version = u32::MAX).unwrap_err().contains("2147483647"));
+        assert_eq!(reason(|event| event.metadata = "{".into()), Err("`metadata` is not JSON".into()));
+        assert!(reason(|event| event.metadata = r#"{"a":["\u0000"]}"#.into()).unwrap_err().contains("NUL"));
+        assert_eq!(reason(|event| event.metadata = r#"{"a":"\\u0000 \u00e9"}"#.into()), Ok(()));
+        assert_eq!(reason(|event| event.metadata = r#"{"a":"\ud800"}"#.into()), Err("`metadata` is not JSON".into()));
     }
 }

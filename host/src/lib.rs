@@ -18,14 +18,18 @@
 //! - [`processor`]: the loop that ties them.
 //! - [`telemetry`]: logs.
 //!
+//! And used by all of them: [`timestamp`], instants as text.
+//!
 //! # Not goals
 //!
 //! The host sends no mail and calls no web service for a plugin: such an effect cannot be rolled back, so it
 //! cannot be exactly once. It is no message broker either: it reads one events table, in its order.
 
+pub mod append;
 pub mod cli;
 pub mod database;
 pub mod event;
+pub mod ndjson;
 pub mod partition;
 pub mod plugin;
 pub mod processor;

@@ -1,4 +1,4 @@
-//! From a [`Projection`] to the exports of the WIT world.
+//! From a [`Projection`](crate::Projection) to the exports of the WIT world.
 //!
 //! A world exports plain functions, a projection has state: the one instance lives in this module, made at
 //! the first call that needs it. It is never reset here. After anything that rolls back, the host drops the
@@ -13,7 +13,7 @@ pub use native::Exported;
 /// Makes the crate a component that runs this projection: `export_projection!(MyType);`, once a crate.
 ///
 /// The crate is built as a `cdylib` for `wasm32-unknown-unknown`, where this exports the functions of the
-/// WIT world and sends the macros of [`log`](crate::log), and panics, to the host's log. Natively it only
+/// WIT world and sends the macros of `log`, and panics, to the host's log. Natively it only
 /// checks that the type is a [`Projection`](crate::Projection), so that tests need no second version.
 #[macro_export]
 macro_rules! export_projection {
@@ -110,6 +110,11 @@ mod wasm {
     impl<P: Projection> Guest for Exported<P> {
         fn describe() -> bindings::Descriptor {
             logging::install();
+            // There is no error to return here, and yet this is the moment to find a setting that is wrong:
+            // later it would be the failure of one event after the other. The panic's message is logged.
+            if let Err(failure) = P::default().configure() {
+                panic!("{failure}");
+            }
             let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
             bindings::Descriptor {
                 name: P::name().to_owned(),

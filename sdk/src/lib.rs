@@ -87,6 +87,11 @@ pub use timestamp::{Timestamp, TimestampError};
 pub use transaction::{ColumnError, ColumnIndex, Dialect, Row, Rows, Transaction};
 pub use value::{FromValue, Json, Numeric, Params, ToValue, Value, ValueError};
 
+/// The guide's examples are compiled and run with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/writing-a-projection.md")]
+struct Guide;
+
 /// What nearly every projection uses: `use projectionist_sdk::prelude::*`.
 pub mod prelude {
     pub use crate::{Event, Failure, Projection, Timestamp, Transaction, config, export_projection, log, params};

@@ -38,12 +38,12 @@ pub trait Projection: Default + 'static {
         &[]
     }
 
-    /// Reads its settings with [`config`](crate::config); called once on each new instance, before
-    /// anything else. Does nothing unless overridden.
+    /// Reads its settings with [`config`](crate::config). Called once on each new instance, before anything
+    /// else, and once when the host loads the component. Does nothing unless overridden.
     ///
     /// # Errors
     ///
-    /// A failure here is the failure of the call that needed the instance.
+    /// A failure says that the settings are wrong: the host then refuses to load the component.
     fn configure(&mut self) -> Result<(), Failure> {
         Ok(())
     }

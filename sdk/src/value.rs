@@ -9,7 +9,7 @@
 //! | `Vec<u8>`, `&[u8]` | bytes | `Vec<u8>`: bytes |
 //! | [`Numeric`] | numeric | numeric, int64, float64, text |
 //! | [`Timestamp`](crate::Timestamp) | timestamp | timestamp; text that parses |
-//! | `serde_json::Value`, [`Json<T>`] | json | json; text that parses |
+//! | `serde_json::Value`, [`Json<T>`] | json | json; text that parses; int64, float64 |
 //! | `Option<T>` | null for `None` | `None` for null |
 //! | `chrono::DateTime<Utc>` (feature `chrono`) | timestamp | timestamp; text that parses |
 //! | `uuid::Uuid` (feature `uuid`) | uuid | uuid; text that parses |

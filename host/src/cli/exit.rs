@@ -7,7 +7,9 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use crate::append::AppendError;
 use crate::database::DatabaseError;
+use crate::ndjson::ReadError;
 use crate::plugin::LoadError;
 use crate::processor::Outcome;
 
@@ -117,7 +119,10 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<LoadError>() {
             return error.advice().map(str::to_owned);
         }
-        cause.downcast_ref::<DatabaseError>().and_then(|error| error.advice().map(str::to_owned))
+        let advice = (cause.downcast_ref::<DatabaseError>().and_then(DatabaseError::advice))
+            .or_else(|| cause.downcast_ref::<AppendError>().and_then(AppendError::advice))
+            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::advice));
+        advice.map(str::to_owned)
     })
 }
 
@@ -130,6 +135,7 @@ fn code(error: &anyhow::Error) -> u8 {
         cause.is::<UsageError>()
             || matches!(cause.downcast_ref(), Some(LoadError::Unreadable { .. }))
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
+            || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)
     });
     if configuration { USAGE } else { FAILED }
 }

@@ -3,13 +3,17 @@
 //! Read [`Cli`] for what all commands share, [`exit`] for how a command ends and how an error is worded, then
 //! the command at hand.
 
+pub mod append;
 pub mod completions;
 pub mod exit;
+pub mod export;
+pub mod import;
 pub mod migrate;
 pub mod plugin;
 pub mod run;
 pub mod status;
 
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -62,6 +66,12 @@ pub struct Global {
 pub enum Command {
     /// Make or update the host's tables
     Migrate(migrate::Migrate),
+    /// Store one event
+    Append(append::Append),
+    /// Store the events of a file, one JSON object a line
+    Import(import::Import),
+    /// Write stored events to a file that `import` reads
+    Export(export::Export),
     /// Run projections
     Run(run::Run),
     /// Show how far every projection is
@@ -116,6 +126,9 @@ pub fn main() -> ExitCode {
 fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
     match command {
         Command::Migrate(migrate) => migrate.run(context),
+        Command::Append(append) => append.run(context),
+        Command::Import(import) => import.run(context),
+        Command::Export(export) => export.run(context),
         Command::Run(run) => run.run(context),
         Command::Status(status) => status.run(context),
         Command::Plugin(plugin) => plugin.run(),
@@ -123,5 +136,14 @@ fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
             completions.run();
             Ok(())
         }
+    }
+}
+
+/// Prints a result. Whoever reads it may have gone already, and that is no failure.
+fn print_line(line: &str) -> std::io::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        result => result,
     }
 }

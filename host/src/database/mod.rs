@@ -9,8 +9,10 @@ pub mod error;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;
+pub mod timestamptz;
 pub mod url;
 
 pub use error::DatabaseError;
 pub use postgres::Postgres;
+pub use timestamptz::Timestamptz;
 pub use url::DatabaseUrl;

@@ -14,7 +14,7 @@ use super::horizon::{Look, Tracker};
 use super::wake::{Bell, Seen};
 use super::{Backlog, Blocker, Page, Source, Wanted};
 use crate::database::schema::{self, Tables};
-use crate::database::{DatabaseError, Postgres};
+use crate::database::{DatabaseError, Postgres, Timestamptz};
 use crate::event::{Event, Position};
 
 /// The channel that the trigger of `host migrate` notifies.
@@ -208,7 +208,7 @@ impl Source for PostgresSource {
                 sqlx::query(
                     "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
                         aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
-                        correlation_id, causation_id, (extract(epoch FROM created_at) * 1000000)::bigint
+                        correlation_id, causation_id, created_at
                      FROM events WHERE global_position > $1 AND global_position <= $2
                        AND ($3::text[] IS NULL OR event_type = ANY($3))
                        AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
@@ -239,12 +239,12 @@ impl Source for PostgresSource {
     }
 
     fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {
-        let (events, oldest): (i64, Option<i64>) = self
+        let (events, oldest): (i64, Option<Timestamptz>) = self
             .database
             .block_on(
                 sqlx::query_as(
                     "SELECT (SELECT count(*) FROM events WHERE global_position > $1 AND global_position <= $2),
-                            (SELECT (extract(epoch FROM created_at) * 1000000)::bigint FROM events
+                            (SELECT created_at FROM events
                              WHERE global_position > $1 AND global_position <= $2 ORDER BY global_position LIMIT 1)",
                 )
                 .bind(after.to_sql())
@@ -252,7 +252,7 @@ impl Source for PostgresSource {
                 .fetch_one(&self.pool),
             )
             .map_err(|error| self.database.error("counting events", error))?;
-        Ok(Backlog { events: events.unsigned_abs(), oldest })
+        Ok(Backlog { events: events.unsigned_abs(), oldest: oldest.map(|oldest| oldest.0) })
     }
 
     fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError> {
@@ -293,6 +293,6 @@ fn event(row: &PgRow) -> Result<Event, sqlx::Error> {
         trace_id: row.try_get(10)?,
         correlation_id: row.try_get(11)?,
         causation_id: row.try_get(12)?,
-        created_at: row.try_get(13)?,
+        created_at: row.try_get::<Timestamptz, _>(13)?.0,
     })
 }

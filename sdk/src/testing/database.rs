@@ -230,7 +230,7 @@ fn bind(statement: &mut Statement<'_>, params: &[Value]) -> Result<(), SqlError>
         let number = name.strip_prefix('$').and_then(|digits| digits.parse().ok());
         let number: usize = number
             .filter(|&number| number > 0)
-            .ok_or_else(|| SqlError::new("42P02", format!("the parameter {name}: they are written $1, $2, …")))?;
+            .ok_or_else(|| SqlError::new("07001", format!("the parameter {name}: they are written $1, $2, …")))?;
         wanted = wanted.max(number);
         let Some(value) = params.get(number - 1) else { continue };
         statement
@@ -241,7 +241,7 @@ fn bind(statement: &mut Statement<'_>, params: &[Value]) -> Result<(), SqlError>
         Ok(())
     } else {
         let message = format!("{} parameters given, where the statement has {wanted}", params.len());
-        Err(SqlError::new("08P01", message))
+        Err(SqlError::new("07001", message))
     }
 }
 
@@ -267,9 +267,9 @@ fn lower(number: usize, value: &Value) -> Result<Stored, SqlError> {
     })
 }
 
-/// A declared type without its size, in upper case: `DECIMAL` for `decimal(10, 2)`.
+/// The first word of a declared type, in upper case: `DECIMAL` for `decimal(10, 2)`.
 fn declared(text: &str) -> String {
-    text.split('(').next().unwrap_or(text).trim().to_ascii_uppercase()
+    text.split(['(', ' ']).next().unwrap_or(text).to_ascii_uppercase()
 }
 
 /// What a projection sees of a stored value: by the column's declared type where SQLite has no such type

@@ -226,7 +226,7 @@ fn values_that_sqlite_would_lose_are_refused() {
 fn columns_read_back_by_their_declared_type() {
     let host = TestHost::<Script>::new().at_version(
         2,
-        "CREATE TABLE kinds (b BOOLEAN, t timestamptz, u UUID, j JSONB, n NUMERIC(10, 2), i INT,
+        "CREATE TABLE kinds (b BOOLEAN, t timestamp with time zone, u UUID, j JSONB, n NUMERIC(10, 2), i INT,
                              f REAL, s VARCHAR(10), x BLOB);
          INSERT INTO kinds VALUES (1, '2024-01-01T00:00:00.000000Z', '8ece', '{\"a\":1}', '12.5', 3,
                                    0.5, 's', x'00ff');

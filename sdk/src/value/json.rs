@@ -16,12 +16,14 @@ impl<T: Serialize> ToValue for Json<T> {
 
 impl<T: DeserializeOwned> FromValue for Json<T> {
     fn from_value(value: &Value) -> Result<Self, ValueError> {
-        match value {
-            Value::Json(text) | Value::Text(text) => serde_json::from_str(text)
-                .map(Self)
-                .map_err(|error| ValueError::new(format_args!("is JSON that does not read: {error}"))),
-            other => Err(ValueError::mismatch::<Self>(other)),
-        }
+        let read = match value {
+            Value::Json(text) | Value::Text(text) => serde_json::from_str(text),
+            // SQLite stores what is declared JSON and looks like a number as one.
+            Value::Int64(number) => serde_json::from_value((*number).into()),
+            Value::Float64(number) => serde_json::from_value((*number).into()),
+            other => return Err(ValueError::mismatch::<Self>(other)),
+        };
+        read.map(Self).map_err(|error| ValueError::new(format_args!("is JSON that does not read: {error}")))
     }
 }
 
@@ -50,6 +52,7 @@ mod tests {
         assert_eq!(json.to_value(), Ok(Value::Json(r#"{"a":[1,null]}"#.into())));
         assert_eq!(serde_json::Value::from_value(&json.to_value().unwrap()), Ok(json.clone()));
         assert_eq!(serde_json::Value::from_value(&Value::Text("[1]".into())), Ok(json!([1])));
+        assert_eq!(serde_json::Value::from_value(&Value::Int64(7)), Ok(json!(7)));
         assert_eq!(Json::from_value(&Value::Json("[1,2]".into())), Ok(Json(vec![1, 2])));
         assert!(serde_json::Value::from_value(&Value::Json("{".into())).is_err());
     }
