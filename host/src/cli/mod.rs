@@ -5,6 +5,7 @@
 
 pub mod append;
 pub mod completions;
+pub mod demo;
 pub mod exit;
 pub mod export;
 pub mod import;
@@ -56,9 +57,10 @@ pub struct Global {
     /// How log lines look
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// What is logged: a level, or a filter such as `info,projectionist_host=debug`
-    #[arg(long, global = true, env = "LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
+    /// What is logged: a level, or a filter such as `info,projectionist_host=debug` [default: info for `run` and
+    /// `migrate`, warn for the others]
+    #[arg(long, global = true, env = "LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 /// The commands.
@@ -78,6 +80,8 @@ pub enum Command {
     Status(status::Status),
     /// Look at a plugin without running it
     Plugin(plugin::PluginCommand),
+    /// Run a sample projection on bundled real events, without a server
+    Demo(demo::Demo),
     /// Print completions for a shell
     Completions(completions::Completions),
 }
@@ -95,13 +99,8 @@ pub struct Context {
 
 impl Context {
     /// Reads the URLs and starts the runtime.
-    fn new(global: &Global) -> anyhow::Result<Self> {
-        crate::telemetry::start(global.log_format, &global.log).map_err(|error| {
-            exit::UsageError::new(
-                format!("--log {}: {error}", global.log),
-                "say a level such as info, or target=level,…",
-            )
-        })?;
+    fn new(global: &Global, command: &Command) -> anyhow::Result<Self> {
+        start_logging(global, command)?;
         let events: DatabaseUrl = global.database_url.parse()?;
         let read_model = match &global.read_model_url {
             Some(url) => url.parse()?,
@@ -112,26 +111,36 @@ impl Context {
     }
 }
 
+/// Starts logging. What a command prints is its result; only those that go on working tell of it.
+fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageError> {
+    let usual = if matches!(command, Command::Run(_) | Command::Migrate(_)) { "info,sqlx=warn" } else { "warn" };
+    let filter = global.log.as_deref().unwrap_or(usual);
+    crate::telemetry::start(global.log_format, filter).map_err(|error| {
+        exit::UsageError::new(format!("--log {filter}: {error}"), "say a level such as info, or target=level,…")
+    })
+}
+
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match Context::new(&cli.global).and_then(|context| dispatch(&cli.command, &context)) {
+    match Context::new(&cli.global, &cli.command).and_then(|context| dispatch(&cli.command, context)) {
         Ok(()) => exit::DONE,
         Err(error) => exit::report(&error),
     }
 }
 
 /// Runs the command.
-fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
+fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
     match command {
-        Command::Migrate(migrate) => migrate.run(context),
-        Command::Append(append) => append.run(context),
-        Command::Import(import) => import.run(context),
-        Command::Export(export) => export.run(context),
-        Command::Run(run) => run.run(context),
-        Command::Status(status) => status.run(context),
+        Command::Migrate(migrate) => migrate.run(&context),
+        Command::Append(append) => append.run(&context),
+        Command::Import(import) => import.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Run(run) => run.run(&context),
+        Command::Status(status) => status.run(&context),
         Command::Plugin(plugin) => plugin.run(),
+        Command::Demo(demo) => demo.run(context),
         Command::Completions(completions) => {
             completions.run();
             Ok(())

@@ -69,6 +69,7 @@ impl Guest {
 #[derive(Clone, Copy, Debug, ComponentType, Lift)]
 #[component(enum)]
 #[repr(u8)]
+#[expect(dead_code, reason = "a guest makes them")]
 enum Level {
     /// Every step.
     #[component(name = "trace")]
