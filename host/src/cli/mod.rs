@@ -16,10 +16,12 @@ pub mod status;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::database::DatabaseUrl;
+use crate::database::{DatabaseError, DatabaseUrl};
+use crate::source::{self, Source};
 use crate::telemetry::LogFormat;
 
 /// Runs event-sourcing projections that are WebAssembly components, exactly once.
@@ -93,8 +95,9 @@ pub struct Context {
     pub events: DatabaseUrl,
     /// `--read-model-url`, or the same.
     pub read_model: DatabaseUrl,
-    /// Where async connections live. A command itself runs on the main thread, outside of it.
-    pub runtime: tokio::runtime::Runtime,
+    /// Where async connections live. A command itself runs on the main thread, outside of it. It lasts as long as
+    /// the process, because a worker that was not done in time waits in it until then.
+    pub runtime: &'static tokio::runtime::Runtime,
 }
 
 impl Context {
@@ -107,7 +110,23 @@ impl Context {
             None => events.clone(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { events, read_model, runtime })
+        Ok(Self { events, read_model, runtime: Box::leak(Box::new(runtime)) })
+    }
+}
+
+impl Context {
+    /// Where events are read from, by a command that makes no database of its own.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be used.
+    pub fn existing_events(&self) -> Result<Arc<dyn Source>, DatabaseError> {
+        if let DatabaseUrl::Sqlite(path) = &self.events
+            && !path.exists()
+        {
+            let reason = "there is no such file".to_owned();
+            return Err(DatabaseError::File { path: path.clone(), doing: "read events from", reason });
+        }
+        source::open(&self.events, self.runtime.handle())
     }
 }
 

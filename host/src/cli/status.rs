@@ -12,7 +12,7 @@ use crate::event::Position;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::{Checkpoint, Epoch};
 use crate::read_model::overview::Overview;
-use crate::source::{self, Blocker, Source};
+use crate::source::{Blocker, Source};
 
 /// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
 const PATIENCE: Duration = Duration::from_millis(300);
@@ -110,9 +110,8 @@ impl Status {
 /// # Errors
 /// When a database cannot be read.
 pub fn report(context: &Context) -> anyhow::Result<Report> {
-    let runtime = context.runtime.handle();
-    let source = source::open(&context.events, runtime)?;
-    let overviews = ReadModel::new(&context.read_model, runtime).overview()?;
+    let source = context.existing_events()?;
+    let overviews = ReadModel::new(&context.read_model, context.runtime.handle()).overview()?;
     let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
     let horizon = horizon(&*source, checkpoints.max().unwrap_or_default())?;
     let projections = overviews.into_iter().map(|overview| projection(&*source, overview, horizon.last_position));

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgRow};
 use sqlx::{PgConnection, Row as _};
@@ -25,6 +25,11 @@ const POOL: u32 = 4;
 
 /// How long to wait before LISTEN is tried again after its connection was lost. Polling goes on meanwhile.
 const RELISTEN: Duration = Duration::from_secs(2);
+
+/// After how long whoever holds the horizon back is named in the log, and how often again.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// See [`TELL_AFTER`].
+const TELL_EVERY: Duration = Duration::from_secs(30);
 
 /// The longest wait while there is a hole: nobody notifies when it closes by a rollback.
 const POLL_AT_A_HOLE: Duration = Duration::from_millis(50);
@@ -53,6 +58,10 @@ struct Horizon {
     tracker: Tracker,
     /// The ticket of the last ask that a look has answered.
     answered: u64,
+    /// Since when somebody has held it back.
+    blocked: Option<Instant>,
+    /// When that was last told.
+    told: Option<Instant>,
 }
 
 impl Drop for PostgresSource {
@@ -78,6 +87,27 @@ impl PostgresSource {
         let listener = runtime.spawn(listen(database.clone(), Arc::clone(&bell)));
         let (horizon, asked) = (Mutex::default(), AtomicU64::new(0));
         Ok(Self { database, pool, horizon, asked, bell, listener })
+    }
+
+    /// Names whoever has held the horizon back for a while, in the log.
+    fn tell_of_blockers(&self, horizon: &mut Horizon) {
+        let since = *horizon.blocked.get_or_insert_with(Instant::now);
+        let told = horizon.told.is_some_and(|told| told.elapsed() < TELL_EVERY);
+        if since.elapsed() < TELL_AFTER || told {
+            return;
+        }
+        horizon.told = Some(Instant::now());
+        let position = horizon.tracker.horizon();
+        for Blocker { pid, age_seconds, application, query } in self.blockers().unwrap_or_default() {
+            tracing::warn!(
+                horizon = position.get(),
+                pid,
+                age_seconds,
+                application,
+                query,
+                "an open transaction writes events: those above the horizon wait for it to end"
+            );
+        }
     }
 
     /// One look at the database for the horizon: rows first, then, if they leave a hole, the locks.
@@ -190,7 +220,13 @@ impl Source for PostgresSource {
             .block_on(self.look(&horizon.tracker))
             .map_err(|error| self.database.error("looking for the horizon", error))?;
         horizon.answered = answers;
-        Ok(horizon.tracker.step(&look))
+        let position = horizon.tracker.step(&look);
+        if horizon.tracker.is_waiting() {
+            self.tell_of_blockers(&mut horizon);
+        } else {
+            horizon.blocked = None;
+        }
+        Ok(position)
     }
 
     fn last(&self) -> Result<Position, DatabaseError> {

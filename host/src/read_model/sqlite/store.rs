@@ -72,13 +72,6 @@ impl Deadline {
     }
 }
 
-/// A busy file is waited for: SQLite has one writer at a time, and the other partitions take their turn. The
-/// pauses are short, because a batch takes milliseconds.
-fn wait_for_the_writer(tries: i32) -> bool {
-    std::thread::sleep(Duration::from_micros(500).saturating_mul(tries.clamp(1, 20).unsigned_abs()));
-    true
-}
-
 impl SqliteStore {
     /// Takes over a connection and its claim.
     pub(super) fn new(
@@ -90,7 +83,6 @@ impl SqliteStore {
     ) -> rusqlite::Result<Self> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
-        connection.busy_handler(Some(wait_for_the_writer))?;
         let deadline = Deadline { base: Instant::now(), at: Arc::default() };
         let seen = deadline.clone();
         connection.progress_handler(STEPS_PER_LOOK, Some(move || seen.has_passed()))?;
