@@ -42,6 +42,7 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Databases and logs")]
 pub struct Global {
     /// The database with the events: postgres://… or sqlite://…
     #[arg(

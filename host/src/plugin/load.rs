@@ -106,7 +106,7 @@ pub enum LoadError {
         reason: String,
     },
     /// It is cut off, or damaged.
-    #[error("{} is not a valid component: {reason}", path.display())]
+    #[error("{} is not valid WebAssembly: {reason}", path.display())]
     Invalid {
         /// Which file.
         path: PathBuf,
@@ -251,6 +251,9 @@ impl Loader {
     fn compile(&self, path: &Path, digest: &str, bytes: &[u8], is_core: bool) -> Result<Component, LoadError> {
         let made;
         let component = if is_core {
+            // First whether it is whole: what makes the component takes that for granted.
+            wasmtime::Module::validate(&self.engine, bytes)
+                .map_err(|error| LoadError::Invalid { path: path.to_owned(), reason: format!("{error:#}") })?;
             made = componentise(bytes)
                 .map_err(|error| LoadError::NotComponentised { path: path.to_owned(), reason: format!("{error:#}") })?;
             &made
@@ -264,7 +267,9 @@ impl Loader {
 
 /// Makes a component of a core module that says in a custom section which world it is for, as wit-bindgen leaves it.
 fn componentise(module: &[u8]) -> anyhow::Result<Vec<u8>> {
-    wit_component::ComponentEncoder::default().module(module)?.validate(true).encode()
+    let encode = || wit_component::ComponentEncoder::default().module(module)?.validate(true).encode();
+    // Its decoder of that section indexes without asking; a stranger's section must not end the host.
+    std::panic::catch_unwind(encode).unwrap_or_else(|_| anyhow::bail!("its component type section is malformed"))
 }
 
 /// The error of a file that is something else.
