@@ -35,6 +35,7 @@ pub struct Run {
     /// A projection: a component or a core module; NAME runs it under another name than its own
     #[arg(long = "plugin", value_name = "[NAME=]FILE", required = true)]
     plugins: Vec<PluginArgument>,
+    /// Which partitions.
     #[command(flatten)]
     partitions: Partitions,
     /// Stop when everything that was there at the start has been applied
@@ -43,6 +44,7 @@ pub struct Run {
     /// Load a plugin's file again when it changes, while events flow
     #[arg(long, env = "WATCH")]
     watch: bool,
+    /// How workers work.
     #[command(flatten)]
     loop_options: LoopOptions,
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them

@@ -7,7 +7,7 @@ use super::failure::{ApplyError, Kind};
 use super::policy::{OnError, Options};
 use super::reader::Batch;
 use super::stop::{Slept, Stop};
-use super::worker::Trouble;
+use super::worker::{Outcome, Trouble};
 use crate::event::{Event, Position};
 use crate::plugin::Instance;
 use crate::processor::backoff::Backoff;
@@ -141,12 +141,10 @@ impl Applier {
             OnError::Park => Reason::Poison,
             OnError::Skip => Reason::Skipped,
             OnError::Stop => {
-                return Err(Trouble::Policy {
-                    position: event.position(),
-                    event_type: event.event_type.clone(),
-                    aggregate: Aggregate::of(event),
-                    error: error.to_string(),
-                });
+                let (name, aggregate) = (&self.plugin.descriptor.name, Aggregate::of(event));
+                let (position, event_type) = (event.position(), &event.event_type);
+                let reason = format!("{name} cannot apply event {position} ({event_type} of {aggregate}): {error}");
+                return Err(Trouble::End(Outcome::StoppedByPolicy(reason)));
             }
         };
         let aggregate = Aggregate::of(event);

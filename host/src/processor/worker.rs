@@ -17,7 +17,6 @@ use crate::partition::Partition;
 use crate::plugin::{Plugin, PluginSlot};
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
-use crate::read_model::dead_letter::Aggregate;
 use crate::read_model::guard::Phase;
 use crate::read_model::store::{Claim, ClaimError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
@@ -65,17 +64,6 @@ pub enum Trouble {
     Lost(String),
     /// Something around the projection is broken.
     Environment(String),
-    /// The policy is to stop at this event.
-    Policy {
-        /// Where it stands.
-        position: Position,
-        /// What it is.
-        event_type: String,
-        /// Whose it is.
-        aggregate: Aggregate,
-        /// Why it could not be applied.
-        error: String,
-    },
     /// It ends here.
     End(Outcome),
 }
@@ -144,11 +132,6 @@ impl Worker {
                 Trouble::Stopped => return Outcome::Done,
                 Trouble::Fenced(reason) => return Outcome::Fenced(reason),
                 Trouble::End(outcome) => return outcome,
-                Trouble::Policy { position, event_type, aggregate, error } => {
-                    return Outcome::StoppedByPolicy(format!(
-                        "{name} cannot apply event {position} ({event_type} of {aggregate}): {error}"
-                    ));
-                }
                 Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
             };
             let wait = backoff.fail();
