@@ -7,16 +7,16 @@
 //!
 //! In the order in which an event travels; imports run downwards only:
 //!
-//! - [`cli`]: one file a command. Parses, calls what is below, words the errors.
-//! - [`event`]: what travels, and the numbers that place it.
-//! - [`database`]: URLs, connections, the host's own tables, for both kinds of database.
-//! - [`source`]: where events come from: pages, the horizon, waking up; and [`append`], where they come in.
-//! - [`ndjson`]: events as lines of text, for import and export.
-//! - [`partition`]: which worker an event belongs to.
-//! - [`plugin`]: loading, checking, caching, limiting and swapping components.
-//! - [`read_model`]: where writes go: the unit of work on both databases, claims, checkpoints.
-//! - [`processor`]: the loop that ties them.
-//! - [`telemetry`]: logs, as text or JSON.
+//! - [`cli`] – one file a command. Parses, calls what is below, words the errors.
+//! - [`event`] – what travels, and the numbers that place it.
+//! - [`database`] – URLs, connections, the host's own tables, for both kinds of database.
+//! - [`source`] – where events come from: pages, the horizon, waking up; and [`append`], where they come in.
+//! - [`ndjson`] – events as lines of text, for import and export.
+//! - [`partition`] – which worker an event belongs to.
+//! - [`plugin`] – loading, checking, caching, limiting and swapping components.
+//! - [`read_model`] – where writes go: the unit of work on both databases, claims, checkpoints.
+//! - [`processor`] – the loop that ties them.
+//! - [`telemetry`] – logs.
 //!
 //! And used by all of them: [`timestamp`], instants as text.
 //!
@@ -30,4 +30,10 @@ pub mod cli;
 pub mod database;
 pub mod event;
 pub mod ndjson;
+pub mod partition;
+pub mod plugin;
+pub mod processor;
+pub mod read_model;
+pub mod source;
+pub mod telemetry;
 pub mod timestamp;

@@ -4,9 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::runtime::Handle;
 use uuid::Uuid;
 
@@ -17,9 +16,6 @@ use crate::database::sqlite::{self, Durability};
 use crate::database::{DatabaseError, DatabaseUrl};
 use crate::event::{ExpectedVersion, NewEvent, Position};
 use crate::timestamp;
-
-/// How long an append waits for other writers in all.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where an id stands.
 const STORED: &str = "SELECT global_position FROM events WHERE event_id = ?";
@@ -78,23 +74,10 @@ impl SqliteStore {
         DatabaseError::Sqlite { path: self.path.clone(), doing, source }
     }
 
-    /// Waits until no other writer is there.
-    fn begin(&self) -> Result<Transaction<'_>, AppendError> {
-        let began = Instant::now();
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            // Each attempt waits as long as the connection's busy timeout says.
-            match Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate) {
-                Ok(transaction) => return Ok(transaction),
-                Err(error) if !is_busy(&error) => return Err(self.error("beginning a transaction", error).into()),
-                Err(_) if began.elapsed() < PATIENCE => {}
-                Err(error) => {
-                    let (database, reason) = (self.name(), error.to_string());
-                    return Err(AppendError::Contended { database, attempts, reason });
-                }
-            }
-        }
+    /// Begins when no other writer is there: the connection waits for its turn.
+    fn begin(&self) -> Result<Transaction<'_>, DatabaseError> {
+        Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)
+            .map_err(|error| self.error("beginning a transaction", error))
     }
 }
 
@@ -115,11 +98,6 @@ impl EventStore for SqliteStore {
         transaction.commit().map_err(|error| self.error("committing", error))?;
         Ok(fresh.appended(positions.into_iter().zip(versions)))
     }
-}
-
-/// Whether another writer is there.
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
 /// Which of the events are in the log, and where.

@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use crate::append::AppendError;
 use crate::database::DatabaseError;
 use crate::ndjson::ReadError;
+use crate::plugin::LoadError;
+use crate::processor::Outcome;
 
 /// 0: done.
 pub const DONE: ExitCode = ExitCode::SUCCESS;
@@ -17,6 +19,52 @@ pub const DONE: ExitCode = ExitCode::SUCCESS;
 pub const FAILED: u8 = 1;
 /// 2: wrong usage or configuration; the command has to change. clap's own errors use it too.
 pub const USAGE: u8 = 2;
+/// 3: an event could not be applied, and the policy was to stop.
+pub const STOPPED_BY_POLICY: u8 = 3;
+/// 4: somebody else has taken the partition over.
+pub const FENCED: u8 = 4;
+
+/// Workers that did not end well. The worst of them gives the exit code.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Ended {
+    /// What happened.
+    message: String,
+    /// What to do next.
+    hint: Option<String>,
+    /// The exit code.
+    code: u8,
+}
+
+impl Ended {
+    /// The outcome of a run: nothing unless somebody did not end well.
+    #[must_use]
+    pub fn of(outcomes: Vec<Outcome>) -> Option<Self> {
+        let one = |outcome: Outcome| match outcome {
+            Outcome::Done => None,
+            Outcome::StoppedByPolicy(message) => Some(Self {
+                message,
+                hint: Some("nothing is lost: mend the projection, or run with --on-error park, and start again".into()),
+                code: STOPPED_BY_POLICY,
+            }),
+            Outcome::Fenced(message) => {
+                Some(Self { message, hint: Some("nothing was written by this process since".into()), code: FENCED })
+            }
+            Outcome::Misconfigured { message, hint } => Some(Self { message, hint: Some(hint), code: USAGE }),
+            Outcome::Failed(message) => Some(Self { message, hint: None, code: FAILED }),
+        };
+        // 3 and 4 are what scripts act on; 1 and 2 are for people.
+        outcomes.into_iter().filter_map(one).max_by_key(|ended| ended.code)
+    }
+
+    /// As the result of a command.
+    ///
+    /// # Errors
+    /// When there is one.
+    pub fn result(ended: Option<Self>) -> anyhow::Result<()> {
+        ended.map_or(Ok(()), |ended| Err(ended.into()))
+    }
+}
 
 /// A mistake in what the user typed or set, found after parsing.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +113,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(usage) = cause.downcast_ref::<UsageError>() {
             return usage.hint.clone();
         }
+        if let Some(ended) = cause.downcast_ref::<Ended>() {
+            return ended.hint.clone();
+        }
+        if let Some(error) = cause.downcast_ref::<LoadError>() {
+            return error.advice().map(str::to_owned);
+        }
         let advice = (cause.downcast_ref::<DatabaseError>().and_then(DatabaseError::advice))
             .or_else(|| cause.downcast_ref::<AppendError>().and_then(AppendError::advice))
             .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::advice));
@@ -74,8 +128,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
 
 /// The exit code of an error.
 fn code(error: &anyhow::Error) -> u8 {
+    if let Some(ended) = error.downcast_ref::<Ended>() {
+        return ended.code;
+    }
     let configuration = error.chain().any(|cause| {
         cause.is::<UsageError>()
+            || matches!(cause.downcast_ref(), Some(LoadError::Unreadable { .. }))
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
             || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)
     });

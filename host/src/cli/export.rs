@@ -1,20 +1,27 @@
 //! `host export`: stored events as lines that `host import` reads.
 //!
-//! `output` is where they go, `log` where they come from.
+//! It reads as a worker does, up to the horizon: an event whose transaction is still open when the export begins is
+//! not missed, but waited for. `output` is where the lines go.
 
-mod log;
 mod output;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::Args;
 
-use self::log::Log;
 use self::output::Output;
 use super::{Context, exit::UsageError};
 use crate::event::{Event, Position};
 use crate::ndjson::{WriteError, Writer};
+use crate::source::{Source, Wanted};
+
+/// How many rows are read at a time.
+const PAGE: u32 = 1_000;
+
+/// How long to wait before looking again whether the horizon has moved.
+const WAIT: Duration = Duration::from_millis(20);
 
 /// `host export`.
 #[derive(Debug, Args)]
@@ -52,7 +59,7 @@ impl Export {
     /// # Errors
     /// When the events cannot be read, or the file cannot be written.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
-        let mut log = Log::open(context)?;
+        let source = context.existing_events()?;
         let output = Output::create(&self.file).map_err(|error| {
             UsageError::new(
                 format!("cannot write {}: {error}", self.name()),
@@ -60,7 +67,7 @@ impl Export {
             )
         })?;
         let mut writer = Writer::new(output);
-        let result = self.export(&mut log, &mut writer).and_then(|events| {
+        let result = self.export(&*source, &mut writer).and_then(|events| {
             let file = writer.into_inner().finish()?;
             Ok((events, file))
         });
@@ -82,15 +89,24 @@ impl Export {
     }
 
     /// Writes what the filters take, and says how many events that was.
-    fn export(&self, log: &mut Log, writer: &mut Writer<Output>) -> anyhow::Result<u64> {
-        let to = log.last()?.min(Position::new(self.to.unwrap_or(u64::MAX)));
+    fn export(&self, source: &dyn Source, writer: &mut Writer<Output>) -> anyhow::Result<u64> {
+        let to = source.last()?.min(Position::new(self.to.unwrap_or(u64::MAX)));
+        let wanted = Wanted {
+            event_types: self.event_type.clone(),
+            aggregate_types: self.aggregate_type.clone(),
+            ..Wanted::everything()
+        };
         let mut after = Position::new(self.from.saturating_sub(1));
         let mut events = 0;
         while after < to {
-            let page = log.page(after, to)?;
-            let Some(last) = page.last() else { break };
-            after = last.position();
-            for event in page.iter().filter(|event| self.takes(event)) {
+            let horizon = source.horizon()?.min(to);
+            if horizon <= after {
+                std::thread::sleep(WAIT);
+                continue;
+            }
+            let page = source.page(after, horizon, &wanted, PAGE)?;
+            after = page.through;
+            for event in page.events.iter().filter(|event| self.takes(event)) {
                 writer.write(event)?;
                 events += 1;
             }
@@ -98,12 +114,9 @@ impl Export {
         Ok(events)
     }
 
-    /// Whether the filters take an event. One that says nothing takes all.
+    /// Whether the filter that the database does not know takes an event.
     fn takes(&self, event: &Event) -> bool {
-        let takes = |wanted: &[String], value: &String| wanted.is_empty() || wanted.contains(value);
-        takes(&self.aggregate_type, &event.aggregate_type)
-            && takes(&self.aggregate_id, &event.aggregate_id)
-            && takes(&self.event_type, &event.event_type)
+        self.aggregate_id.is_empty() || self.aggregate_id.contains(&event.aggregate_id)
     }
 }
 
@@ -114,46 +127,4 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         _ => error.downcast_ref::<io::Error>().map(io::Error::kind),
     };
     kind == Some(ErrorKind::BrokenPipe)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser;
-
-    use super::*;
-
-    /// The arguments alone.
-    #[derive(Parser)]
-    struct Line {
-        /// As of `host export`.
-        #[command(flatten)]
-        export: Export,
-    }
-
-    #[test]
-    fn a_filter_that_says_nothing_takes_all_and_several_take_what_all_of_them_do() {
-        let takes = |arguments: &str| {
-            let line = Line::parse_from(format!("export {arguments}").split_whitespace());
-            line.export.takes(&Event {
-                global_position: 1,
-                event_id: String::new(),
-                bounded_context: "default".into(),
-                aggregate_type: "User".into(),
-                aggregate_id: "u1".into(),
-                aggregate_version: 1,
-                event_type: "UserCreated".into(),
-                event_version: 1,
-                payload: Vec::new(),
-                metadata: Vec::new(),
-                trace_id: None,
-                correlation_id: None,
-                causation_id: None,
-                created_at: 0,
-            })
-        };
-        assert!(takes(""));
-        assert!(takes("--aggregate-type User --event-type EmailVerified --event-type UserCreated"));
-        assert!(!takes("--aggregate-type User --aggregate-id u2"));
-        assert!(!takes("--event-type EmailVerified"));
-    }
 }

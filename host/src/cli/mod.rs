@@ -4,17 +4,25 @@
 //! the command at hand.
 
 pub mod append;
+pub mod completions;
+pub mod demo;
 pub mod exit;
 pub mod export;
 pub mod import;
 pub mod migrate;
+pub mod plugin;
+pub mod run;
+pub mod status;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Args, Parser, Subcommand};
 
-use crate::database::DatabaseUrl;
+use crate::database::{DatabaseError, DatabaseUrl};
+use crate::source::{self, Source};
+use crate::telemetry::LogFormat;
 
 /// Runs event-sourcing projections that are WebAssembly components, exactly once.
 #[derive(Debug, Parser)]
@@ -34,6 +42,7 @@ pub struct Cli {
 
 /// What every command takes.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Databases and logs")]
 pub struct Global {
     /// The database with the events: postgres://… or sqlite://…
     #[arg(
@@ -51,18 +60,10 @@ pub struct Global {
     /// How log lines look
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
-    /// What is logged: a level, or a filter such as `info,projectionist_host=debug`
-    #[arg(long, global = true, env = "LOG", value_name = "FILTER", default_value = "info")]
-    pub log: String,
-}
-
-/// How log lines look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-pub enum LogFormat {
-    /// For people.
-    Text,
-    /// One JSON object a line.
-    Json,
+    /// What is logged: a level, or a filter such as `info,projectionist_host=debug` [default: info for `run` and
+    /// `migrate`, warn for the others]
+    #[arg(long, global = true, env = "LOG", value_name = "FILTER")]
+    pub log: Option<String>,
 }
 
 /// The commands.
@@ -76,6 +77,16 @@ pub enum Command {
     Import(import::Import),
     /// Write stored events to a file that `import` reads
     Export(export::Export),
+    /// Run projections
+    Run(run::Run),
+    /// Show how far every projection is
+    Status(status::Status),
+    /// Look at a plugin without running it
+    Plugin(plugin::PluginCommand),
+    /// Run a sample projection on bundled real events, without a server
+    Demo(demo::Demo),
+    /// Print completions for a shell
+    Completions(completions::Completions),
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
@@ -85,40 +96,75 @@ pub struct Context {
     pub events: DatabaseUrl,
     /// `--read-model-url`, or the same.
     pub read_model: DatabaseUrl,
-    /// Where async connections live. A command itself runs on the main thread, outside of it.
-    pub runtime: tokio::runtime::Runtime,
+    /// Where async connections live. A command itself runs on the main thread, outside of it. It lasts as long as
+    /// the process, because a worker that was not done in time waits in it until then.
+    pub runtime: &'static tokio::runtime::Runtime,
 }
 
 impl Context {
     /// Reads the URLs and starts the runtime.
-    fn new(global: &Global) -> anyhow::Result<Self> {
+    fn new(global: &Global, command: &Command) -> anyhow::Result<Self> {
+        start_logging(global, command)?;
         let events: DatabaseUrl = global.database_url.parse()?;
         let read_model = match &global.read_model_url {
             Some(url) => url.parse()?,
             None => events.clone(),
         };
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { events, read_model, runtime })
+        Ok(Self { events, read_model, runtime: Box::leak(Box::new(runtime)) })
     }
+}
+
+impl Context {
+    /// Where events are read from, by a command that makes no database of its own.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be used.
+    pub fn existing_events(&self) -> Result<Arc<dyn Source>, DatabaseError> {
+        if let DatabaseUrl::Sqlite(path) = &self.events
+            && !path.exists()
+        {
+            let reason = "there is no such file".to_owned();
+            return Err(DatabaseError::File { path: path.clone(), doing: "read events from", reason });
+        }
+        source::open(&self.events, self.runtime.handle())
+    }
+}
+
+/// Starts logging. What a command prints is its result; only those that go on working tell of it.
+fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageError> {
+    let usual = if matches!(command, Command::Run(_) | Command::Migrate(_)) { "info,sqlx=warn" } else { "warn" };
+    let filter = global.log.as_deref().unwrap_or(usual);
+    crate::telemetry::start(global.log_format, filter).map_err(|error| {
+        exit::UsageError::new(format!("--log {filter}: {error}"), "say a level such as info, or target=level,…")
+    })
 }
 
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    match Context::new(&cli.global).and_then(|context| dispatch(&cli.command, &context)) {
+    match Context::new(&cli.global, &cli.command).and_then(|context| dispatch(&cli.command, context)) {
         Ok(()) => exit::DONE,
         Err(error) => exit::report(&error),
     }
 }
 
 /// Runs the command.
-fn dispatch(command: &Command, context: &Context) -> anyhow::Result<()> {
+fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
     match command {
-        Command::Migrate(migrate) => migrate.run(context),
-        Command::Append(append) => append.run(context),
-        Command::Import(import) => import.run(context),
-        Command::Export(export) => export.run(context),
+        Command::Migrate(migrate) => migrate.run(&context),
+        Command::Append(append) => append.run(&context),
+        Command::Import(import) => import.run(&context),
+        Command::Export(export) => export.run(&context),
+        Command::Run(run) => run.run(&context),
+        Command::Status(status) => status.run(&context),
+        Command::Plugin(plugin) => plugin.run(),
+        Command::Demo(demo) => demo.run(context),
+        Command::Completions(completions) => {
+            completions.run();
+            Ok(())
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgPool, PgPoolOptions};
@@ -21,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Postgres {
     /// How to connect.
-    options: PgConnectOptions,
+    options: Arc<PgConnectOptions>,
     /// What to call it in messages.
     name: String,
     /// Where its connections live.
@@ -40,7 +41,7 @@ impl Postgres {
     pub fn new(options: &PgConnectOptions, runtime: Handle) -> Self {
         let name = DatabaseUrl::Postgres(Box::new(options.clone())).to_string();
         let options = options.clone().disable_statement_logging();
-        Self { options, name, runtime }
+        Self { options: Arc::new(options), name, runtime }
     }
 
     /// Its URL without the password.
@@ -65,7 +66,7 @@ impl Postgres {
     /// # Errors
     /// When the server cannot be reached within ten seconds or does not let us in.
     pub async fn connect(&self, application: &str) -> Result<PgConnection, DatabaseError> {
-        let options = self.options.clone().application_name(application);
+        let options = PgConnectOptions::clone(&self.options).application_name(application);
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(self.connect_error(error)),
@@ -79,7 +80,7 @@ impl Postgres {
     /// As [`Postgres::connect`].
     pub async fn pool(&self, application: &str, size: u32) -> Result<PgPool, DatabaseError> {
         self.connect(application).await?.close().await.ok();
-        let options = self.options.clone().application_name(application);
+        let options = PgConnectOptions::clone(&self.options).application_name(application);
         Ok(PgPoolOptions::new().max_connections(size).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options))
     }
 

@@ -75,11 +75,15 @@ fn on_sqlite(mut migrator: Migrator) -> Migrator {
     migrator
 }
 
+/// `migrations/postgres/events`
 static POSTGRES_EVENTS: LazyLock<Migrator> =
     LazyLock::new(|| on_postgres(sqlx::migrate!("../migrations/postgres/events"), Tables::Events));
+/// `migrations/postgres/read_model`
 static POSTGRES_READ_MODEL: LazyLock<Migrator> =
     LazyLock::new(|| on_postgres(sqlx::migrate!("../migrations/postgres/read_model"), Tables::ReadModel));
+/// `migrations/sqlite/events`
 static SQLITE_EVENTS: LazyLock<Migrator> = LazyLock::new(|| on_sqlite(sqlx::migrate!("../migrations/sqlite/events")));
+/// `migrations/sqlite/read_model`
 static SQLITE_READ_MODEL: LazyLock<Migrator> =
     LazyLock::new(|| on_sqlite(sqlx::migrate!("../migrations/sqlite/read_model")));
 
@@ -94,9 +98,9 @@ fn last_version(migrator: &Migrator) -> i64 {
 /// When the server cannot be reached, or was migrated by a newer host, or a migration fails.
 pub async fn migrate_postgres(database: &Postgres, tables: Tables) -> Result<(), DatabaseError> {
     let mut connection = database.connect("projectionist migrate").await?;
-    match check_postgres(database, &mut connection, tables).await {
-        Err(newer @ DatabaseError::Newer { .. }) => return Err(newer),
-        Ok(()) | Err(_) => {}
+    // Unmigrated or outdated is what this is for; a newer host's tables are not ours to touch.
+    if let Err(newer @ DatabaseError::Newer { .. }) = check_postgres(database, &mut connection, tables).await {
+        return Err(newer);
     }
     let result = tables.postgres().run(&mut connection).await;
     connection.close().await.ok();

@@ -13,8 +13,12 @@ use tokio::runtime::Handle;
 use super::DatabaseError;
 use super::schema::{self, Tables};
 
-/// How long one attempt waits for another writer. Who must not fail at that tries again.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+/// Waits for another writer, for as long as it takes: SQLite has one at a time, and the others take their turn. The
+/// pauses are short, because a batch takes milliseconds; SQLite's own handler sleeps up to 100 ms.
+fn wait_for_the_writer(tries: i32) -> bool {
+    std::thread::sleep(Duration::from_micros(500).saturating_mul(tries.clamp(1, 20).unsigned_abs()));
+    true
+}
 
 /// What a commit waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,7 +62,7 @@ pub fn open_existing(path: &Path) -> Result<Connection, DatabaseError> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let open = || -> rusqlite::Result<Connection> {
         let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
+        connection.busy_handler(Some(wait_for_the_writer))?;
         connection.set_prepared_statement_cache_capacity(256);
         connection.pragma_update(None, "journal_mode", "wal")?;
         Ok(connection)

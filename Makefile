@@ -1,0 +1,41 @@
+# The habits of this project, one command each. `make demo` and `make test` do all the set-up there is.
+.DEFAULT_GOAL := help
+.PHONY: help demo build plugins test check bench check-cargo-component clean
+
+# Where cargo builds; a folder outside the clone may be reused.
+TARGET := $(or $(CARGO_TARGET_DIR),target)
+
+help: ## Show this
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-22s %s\n", $$1, $$2}'
+
+demo: build ## Run the main job on bundled real events, without a server
+	@$(TARGET)/release/host demo --plugin $(TARGET)/plugins/carrier_delays.wasm --folder $(TARGET)/demo
+
+build: plugins ## Build target/release/host and target/plugins/NAME.wasm
+	cargo build --release --locked -p projectionist-host --bin host
+
+plugins: ## Build the sample projections for WebAssembly
+	@scripts/build-plugins
+
+test: plugins ## Run all tests (starts a Postgres of its own unless DATABASE_URL is set)
+	@scripts/ensure-postgres
+	@scripts/build-plugins tests/plugins
+	cargo build --locked -p projectionist-host --bin host
+	cargo test --locked --workspace
+	cargo test --locked --manifest-path plugins/Cargo.toml --target-dir $(TARGET)/plugins-native
+
+check: ## Formatting, lints and documentation, every warning an error
+	cargo fmt --all --check
+	cargo fmt --all --check --manifest-path plugins/Cargo.toml
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+bench: ## Measure (no cases yet)
+	@echo "no benchmark yet: the cases come with the work on speed"
+
+check-cargo-component: ## Build the sample projections with cargo component, too
+	@scripts/check-cargo-component
+
+clean: ## Remove what was built
+	rm -rf $(TARGET) plugins/target

@@ -1,0 +1,340 @@
+//! `host run`: runs projections until it is told to stop, or (`--once`) until they have caught up.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::Context;
+use super::exit::{Ended, UsageError};
+use crate::partition::Partition;
+use crate::plugin::PluginSlot;
+use crate::plugin::imports::Settings;
+use crate::plugin::limits::Limits;
+use crate::plugin::load::Loader;
+use crate::plugin::watch::{self, Watched};
+use crate::processor::policy::Until;
+use crate::processor::worker::{SharedSource, Worker};
+use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
+use crate::read_model::ReadModel;
+use crate::source;
+
+/// `host run`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    host run --plugin user_count.wasm\n  \
+    host run --plugin user_count.wasm --plugin delays=carrier_delays.wasm --workers 4\n  \
+    host run --plugin carrier_delays.wasm --partition-key 0 --total-partitions 4\n  \
+    host run --plugin carrier_delays.wasm --once --database-url postgres://localhost/shop\n\n\
+    Each partition is claimed: a second process for the same partition stands by, and takes over when the first one\n\
+    ends, however it ends. SIGTERM and Ctrl-C finish the batch and release the partitions.")]
+pub struct Run {
+    /// A projection: a component or a core module; NAME runs it under another name than its own
+    #[arg(long = "plugin", value_name = "[NAME=]FILE", required = true)]
+    plugins: Vec<PluginArgument>,
+    /// Which partitions.
+    #[command(flatten)]
+    partitions: Partitions,
+    /// Stop when everything that was there at the start has been applied
+    #[arg(long)]
+    once: bool,
+    /// Load a plugin's file again when it changes, while events flow
+    #[arg(long, env = "WATCH")]
+    watch: bool,
+    /// How workers work.
+    #[command(flatten)]
+    loop_options: LoopOptions,
+    /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<Setting>,
+    /// How long workers may take to finish their batch when the process is told to stop
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
+    shutdown_timeout: u64,
+}
+
+/// Which partitions this process works on.
+#[derive(Clone, Debug, Args)]
+pub struct Partitions {
+    /// Which partition, from 0
+    #[arg(long, env = "PARTITION_KEY", value_name = "K")]
+    partition_key: Option<u32>,
+    /// Out of how many
+    #[arg(long, env = "TOTAL_PARTITIONS", value_name = "T")]
+    total_partitions: Option<u32>,
+    /// How many partitions in this process, from the key on; without --total-partitions, all of that many
+    #[arg(long, env = "WORKERS", value_name = "N")]
+    workers: Option<u32>,
+}
+
+/// How workers work.
+#[derive(Clone, Debug, Args)]
+pub struct LoopOptions {
+    /// Events in one transaction, at most
+    #[arg(long, env = "BATCH_SIZE", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    batch_size: u32,
+    /// What becomes of an event that cannot be applied
+    #[arg(long, env = "ON_ERROR", value_enum, default_value_t = OnError::Park)]
+    on_error: OnError,
+    /// How often something that may pass is tried
+    #[arg(long, env = "MAX_ATTEMPTS", value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
+    max_attempts: u32,
+    /// The longest pause between two looks for new events when no notification comes
+    #[arg(long, env = "POLL_INTERVAL", value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
+    poll_interval: u64,
+}
+
+impl LoopOptions {
+    /// For the processor.
+    #[must_use]
+    pub fn options(&self, until: Until) -> Options {
+        Options {
+            batch_size: self.batch_size as usize,
+            poll_interval: Duration::from_millis(self.poll_interval),
+            on_error: self.on_error,
+            max_attempts: self.max_attempts,
+            until,
+        }
+    }
+}
+
+/// `[NAME=]FILE`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginArgument {
+    /// The name to run it under, instead of its own.
+    pub name: Option<String>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for PluginArgument {
+    type Err = std::convert::Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        // A path may hold `=` too: only what could be a name is one.
+        let name = text.split_once('=').filter(|(name, _)| crate::plugin::descriptor::check_name(name).is_ok());
+        Ok(match name {
+            Some((name, path)) => Self { name: Some(name.to_owned()), path: path.into() },
+            None => Self { name: None, path: text.into() },
+        })
+    }
+}
+
+/// `KEY=VALUE`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    key: String,
+    /// The value.
+    value: String,
+}
+
+impl FromStr for Setting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
+            _ => Err("a setting is KEY=VALUE"),
+        }
+    }
+}
+
+impl Partitions {
+    /// The partitions of this process.
+    ///
+    /// # Errors
+    /// When there are no such partitions.
+    pub fn list(&self) -> anyhow::Result<Vec<Partition>> {
+        let hint = "keys are from 0: with --total-partitions 4 they are 0, 1, 2 and 3";
+        let workers = self.workers.unwrap_or(1);
+        if workers == 0 {
+            return Err(UsageError::new("--workers is 0", "say how many partitions this process is to work on").into());
+        }
+        let total = self.total_partitions.or(self.workers).unwrap_or(1);
+        let first = self.partition_key.unwrap_or(0);
+        if self.partition_key.is_some() && self.total_partitions.is_none() {
+            let message = format!("--partition-key {first} without --total-partitions");
+            return Err(UsageError::new(message, "say out of how many, such as --total-partitions 4").into());
+        }
+        (first..first.saturating_add(workers))
+            .map(|key| Partition::new(key, total).map_err(|error| UsageError::new(error.to_string(), hint).into()))
+            .collect()
+    }
+}
+
+/// What a projection was set, of all settings: those without a dot, and its own.
+#[must_use]
+pub fn settings_of(projection: &str, settings: &[Setting]) -> Settings {
+    let mut own = BTreeMap::new();
+    for Setting { key, value } in settings {
+        match key.split_once('.') {
+            None => own.insert(key.clone(), value.clone()),
+            Some((name, key)) if name == projection => own.insert(key.to_owned(), value.clone()),
+            Some(_) => None,
+        };
+    }
+    Arc::new(own)
+}
+
+/// Projections that were started.
+pub struct Started {
+    /// Their workers.
+    pub supervisor: Supervisor,
+    /// How far each worker is.
+    pub progress: Vec<Arc<Progress>>,
+}
+
+impl Run {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When the configuration does not work, or a worker did not end well.
+    pub fn run(&self, context: &Context) -> anyhow::Result<()> {
+        let partitions = self.partitions.list()?;
+        let until = if self.once { Until::CaughtUp } else { Until::Stopped };
+        let stop = Stop::default();
+        stop_on_signals(context, &stop);
+        let loader = Arc::new(Loader::new(Limits::default())?);
+        let mut watched = Vec::new();
+        for plugin in &self.plugins {
+            let loaded = load(&loader, plugin, &self.settings)?;
+            let settings = settings_of(&loaded.descriptor.name, &self.settings);
+            let (path, name) = (plugin.path.clone(), plugin.name.clone());
+            watched.push(Watched { path, name, settings, slot: Arc::new(PluginSlot::new(loaded)) });
+        }
+        let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
+        refuse_doubles(&slots)?;
+        let options = self.loop_options.options(until);
+        let started = start(context, &slots, &partitions, options, &stop)?;
+        let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+        let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
+        Ended::result(Ended::of(outcomes))
+    }
+}
+
+/// Loads a plugin with its settings: the global ones, and those for its name, which only `describe` may tell.
+///
+/// # Errors
+/// When it is no projection.
+pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> anyhow::Result<crate::plugin::Plugin> {
+    let guess = plugin.name.clone().unwrap_or_default();
+    let loaded = loader.load(&plugin.path, plugin.name.as_deref(), &settings_of(&guess, settings))?;
+    let own = settings_of(&loaded.descriptor.name, settings);
+    tracing::info!(
+        projection = loaded.descriptor.name,
+        version = loaded.descriptor.version,
+        digest = &loaded.digest[..12],
+        file = %plugin.path.display(),
+        "plugin loaded"
+    );
+    Ok(loaded.with_settings(own))
+}
+
+/// Two projections of one name would fight for one read model.
+fn refuse_doubles(slots: &[Arc<PluginSlot>]) -> anyhow::Result<()> {
+    let mut names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
+    names.sort();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        None => Ok(()),
+        Some(pair) => {
+            let message = format!("two plugins are called {}", pair[0]);
+            Err(UsageError::new(message, "give one of them another name: --plugin NAME=FILE").into())
+        }
+    }
+}
+
+/// Starts the workers of some projections.
+///
+/// # Errors
+/// When a database cannot be used.
+pub fn start(
+    context: &Context,
+    slots: &[Arc<PluginSlot>],
+    partitions: &[Partition],
+    options: Options,
+    stop: &Stop,
+) -> anyhow::Result<Started> {
+    let runtime = context.runtime.handle();
+    let source = SharedSource(source::open(&context.events, runtime)?);
+    let read_model = ReadModel::new(&context.read_model, runtime);
+    read_model.check()?;
+    let owner = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id());
+    let mut supervisor = Supervisor::new(stop.clone());
+    let mut all = Vec::new();
+    for slot in slots {
+        for partition in partitions {
+            let progress = Arc::new(Progress::default());
+            all.push(Arc::clone(&progress));
+            supervisor.start(Worker {
+                partition: *partition,
+                plugin: Arc::clone(slot),
+                source: source.clone(),
+                read_model: read_model.clone(),
+                owner: owner.clone(),
+                options,
+                stop: stop.clone(),
+                progress,
+            })?;
+        }
+    }
+    Ok(Started { supervisor, progress: all })
+}
+
+/// Ends the workers at SIGTERM and Ctrl-C.
+pub fn stop_on_signals(context: &Context, stop: &Stop) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let stop = stop.clone();
+    context.runtime.spawn(async move {
+        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+        else {
+            tracing::error!("cannot listen for signals: only a kill ends this process");
+            return;
+        };
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM: finishing the batch"),
+            _ = interrupt.recv() => tracing::info!("interrupted: finishing the batch"),
+        }
+        stop.request();
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The partitions of some arguments, or the error.
+    fn list(key: Option<u32>, total: Option<u32>, workers: Option<u32>) -> Result<Vec<String>, String> {
+        let partitions = Partitions { partition_key: key, total_partitions: total, workers };
+        let list = partitions.list().map_err(|error| error.to_string())?;
+        Ok(list.iter().map(ToString::to_string).collect())
+    }
+
+    #[test]
+    fn partitions_are_one_or_all_or_some() {
+        assert_eq!(list(None, None, None).unwrap(), ["0 of 1"]);
+        assert_eq!(list(Some(2), Some(4), None).unwrap(), ["2 of 4"]);
+        assert_eq!(list(None, None, Some(2)).unwrap(), ["0 of 2", "1 of 2"]);
+        assert_eq!(list(Some(2), Some(4), Some(2)).unwrap(), ["2 of 4", "3 of 4"]);
+        assert!(list(Some(4), Some(4), None).unwrap_err().contains("no partition 4 of 4"));
+        assert!(list(Some(3), Some(4), Some(2)).is_err());
+        assert!(list(Some(0), None, None).unwrap_err().contains("without --total-partitions"));
+    }
+
+    #[test]
+    fn a_plugin_may_be_given_another_name() {
+        let plugin: PluginArgument = "delays=a/b.wasm".parse().unwrap();
+        assert_eq!((plugin.name.as_deref(), plugin.path.to_str()), (Some("delays"), Some("a/b.wasm")));
+        let plugin: PluginArgument = "./odd=name.wasm".parse().unwrap();
+        assert_eq!((plugin.name.as_deref(), plugin.path.to_str()), (None, Some("./odd=name.wasm")));
+    }
+
+    #[test]
+    fn a_setting_is_for_all_or_for_one() {
+        let settings = ["a=1".parse().unwrap(), "x.b=2".parse().unwrap(), "y.b=3".parse().unwrap()];
+        let own = settings_of("x", &settings);
+        assert_eq!((own.get("a").map(String::as_str), own.get("b").map(String::as_str)), (Some("1"), Some("2")));
+    }
+}

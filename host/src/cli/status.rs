@@ -1,0 +1,265 @@
+//! `host status`: how far every partition is, who works on it, and what holds the horizon back.
+
+use std::io::Write as _;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use clap::Args;
+use comfy_table::{CellAlignment, Table, presets};
+use serde::Serialize;
+
+use super::Context;
+use crate::event::Position;
+use crate::read_model::ReadModel;
+use crate::read_model::checkpoint::{Checkpoint, Epoch};
+use crate::read_model::overview::Overview;
+use crate::source::{Blocker, Source};
+
+/// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
+const PATIENCE: Duration = Duration::from_millis(300);
+
+/// `host status`.
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  host status\n  host status --json | jq '.projections[].partitions[].lag_events'\n\n\
+    Lag counts the events of all types behind the checkpoint, those of other partitions too, as the loop will read\n\
+    them. Its seconds are the age of the oldest of them. An owner in (brackets) does not run any more."
+)]
+pub struct Status {
+    /// As JSON, stable for scripts
+    #[arg(long)]
+    json: bool,
+}
+
+/// What `--json` prints. Fields are added, never changed.
+#[derive(Debug, Serialize)]
+pub struct Report {
+    /// How far events may be read.
+    pub horizon: HorizonReport,
+    /// The projections, by name.
+    pub projections: Vec<ProjectionReport>,
+}
+
+/// The horizon.
+#[derive(Debug, Serialize)]
+pub struct HorizonReport {
+    /// Everything at or below is visible, or never will be. Where writers are in flight, at least this.
+    pub position: Position,
+    /// The last position that is visible.
+    pub last_position: Position,
+    /// Who keeps the one from the other.
+    pub blockers: Vec<Blocker>,
+}
+
+/// A projection.
+#[derive(Debug, Serialize)]
+pub struct ProjectionReport {
+    /// Its name.
+    pub name: String,
+    /// Events that were not applied.
+    pub dead_letters: u64,
+    /// Aggregates that wait for `dlq retry`.
+    pub parked_aggregates: u64,
+    /// Its partitions, by key.
+    pub partitions: Vec<PartitionReport>,
+}
+
+/// A partition.
+#[derive(Debug, Serialize)]
+pub struct PartitionReport {
+    /// Which.
+    pub partition_key: u32,
+    /// Out of how many.
+    pub total_partitions: u32,
+    /// Its checkpoint.
+    pub position: Position,
+    /// Events behind the checkpoint.
+    pub lag_events: u64,
+    /// The age of the oldest of them.
+    pub lag_seconds: f64,
+    /// The last claim.
+    pub epoch: Epoch,
+    /// Who made it.
+    pub owner: String,
+    /// Whether they hold it still.
+    pub running: bool,
+    /// Events it has applied.
+    pub events_applied: u64,
+    /// The version of the projection that committed last.
+    pub plugin_version: u32,
+    /// Its component's digest.
+    pub plugin_digest: String,
+    /// When it was committed, RFC 3339.
+    pub updated_at: String,
+}
+
+impl Status {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When a database cannot be read.
+    pub fn run(&self, context: &Context) -> anyhow::Result<()> {
+        let report = report(context)?;
+        let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { for_people(&report) };
+        std::io::stdout().lock().write_all(text.as_bytes())?;
+        Ok(())
+    }
+}
+
+/// Reads everything there is to report.
+///
+/// # Errors
+/// When a database cannot be read.
+pub fn report(context: &Context) -> anyhow::Result<Report> {
+    let source = context.existing_events()?;
+    let overviews = ReadModel::new(&context.read_model, context.runtime.handle()).overview()?;
+    let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
+    let horizon = horizon(&*source, checkpoints.max().unwrap_or_default())?;
+    let projections = overviews.into_iter().map(|overview| projection(&*source, overview, horizon.last_position));
+    Ok(Report { projections: projections.collect::<anyhow::Result<_>>()?, horizon })
+}
+
+/// The horizon, and who blocks it. Whatever a worker has committed is below it.
+fn horizon(source: &dyn Source, reached: Position) -> anyhow::Result<HorizonReport> {
+    let began = Instant::now();
+    loop {
+        let position = source.horizon()?.max(reached);
+        let last_position = source.last()?;
+        if position >= last_position {
+            return Ok(HorizonReport { position, last_position, blockers: Vec::new() });
+        }
+        if began.elapsed() >= PATIENCE {
+            return Ok(HorizonReport { position, last_position, blockers: source.blockers()? });
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// One projection.
+fn projection(source: &dyn Source, overview: Overview, last: Position) -> anyhow::Result<ProjectionReport> {
+    let partitions = overview.checkpoints.into_iter().map(|checkpoint| partition(source, checkpoint, last));
+    Ok(ProjectionReport {
+        name: overview.projection,
+        dead_letters: overview.dead_letters,
+        parked_aggregates: overview.parked_aggregates,
+        partitions: partitions.collect::<anyhow::Result<_>>()?,
+    })
+}
+
+/// One partition.
+fn partition(source: &dyn Source, checkpoint: Checkpoint, last: Position) -> anyhow::Result<PartitionReport> {
+    let backlog = source.backlog(checkpoint.position, last)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+    #[expect(clippy::cast_precision_loss, reason = "a microsecond more or less in 300 years")]
+    let age = backlog.oldest.map_or(0.0, |oldest| (now - oldest as f64 / 1e6).max(0.0));
+    Ok(PartitionReport {
+        partition_key: checkpoint.partition.key(),
+        total_partitions: checkpoint.partition.total(),
+        position: checkpoint.position,
+        lag_events: backlog.events,
+        lag_seconds: age,
+        epoch: checkpoint.epoch,
+        owner: checkpoint.owner,
+        running: checkpoint.running,
+        events_applied: checkpoint.events_applied,
+        plugin_version: checkpoint.plugin_version,
+        plugin_digest: checkpoint.plugin_digest,
+        updated_at: crate::timestamp::format(checkpoint.updated_at),
+    })
+}
+
+/// The report as a table.
+#[must_use]
+pub fn for_people(report: &Report) -> String {
+    let mut text = String::new();
+    if report.projections.is_empty() {
+        text.push_str("No projection has run yet. Start one: host run --plugin FILE\n");
+    } else {
+        let mut table = Table::new();
+        table.load_preset(presets::NOTHING).set_header([
+            "projection",
+            "partition",
+            "position",
+            "lag",
+            "behind",
+            "applied",
+            "parked",
+            "epoch",
+            "owner",
+            "plugin",
+        ]);
+        for projection in &report.projections {
+            for partition in &projection.partitions {
+                table.add_row([
+                    projection.name.clone(),
+                    format!("{} of {}", partition.partition_key, partition.total_partitions),
+                    partition.position.to_string(),
+                    partition.lag_events.to_string(),
+                    duration(partition.lag_seconds),
+                    partition.events_applied.to_string(),
+                    projection.parked_aggregates.to_string(),
+                    partition.epoch.to_string(),
+                    if partition.running { partition.owner.clone() } else { format!("({})", partition.owner) },
+                    format!("v{} {}", partition.plugin_version, partition.plugin_digest.get(..8).unwrap_or("-")),
+                ]);
+            }
+        }
+        for column in [2, 3, 4, 5, 6, 7] {
+            if let Some(column) = table.column_mut(column) {
+                column.set_cell_alignment(CellAlignment::Right);
+            }
+        }
+        text.push_str(&table.to_string());
+        text.push('\n');
+    }
+    let horizon = &report.horizon;
+    if horizon.position >= horizon.last_position {
+        text.push_str(&format!("horizon {}, the last event\n", horizon.position));
+    } else {
+        text.push_str(&format!(
+            "horizon {} of {}: events above wait for writers\n",
+            horizon.position, horizon.last_position
+        ));
+        for blocker in &horizon.blockers {
+            let pid = blocker.pid.map_or("prepared".to_owned(), |pid| format!("pid {pid}"));
+            let age = duration(blocker.age_seconds);
+            text.push_str(&format!("  {pid} ({}), open for {age}: {}\n", blocker.application, blocker.query));
+        }
+    }
+    text
+}
+
+/// A time for people.
+fn duration(seconds: f64) -> String {
+    const UNITS: [(f64, &str); 4] = [(86_400.0 * 365.0, "y"), (86_400.0, "d"), (3_600.0, "h"), (60.0, "min")];
+    match UNITS.iter().find(|(length, _)| seconds >= *length) {
+        Some((length, unit)) => format!("{:.1} {unit}", seconds / length),
+        None if seconds > 0.0 => format!("{seconds:.1} s"),
+        None => "-".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_told_in_one_unit() {
+        let told: Vec<_> = [0.0, 0.25, 59.0, 90.0, 7_200.0, 86_400.0 * 3.0].into_iter().map(duration).collect();
+        assert_eq!(told, ["-", "0.2 s", "59.0 s", "1.5 min", "2.0 h", "3.0 d"]);
+    }
+
+    #[test]
+    fn whoever_blocks_the_horizon_is_named() {
+        let blocker = Blocker {
+            pid: Some(7),
+            age_seconds: 61.0,
+            application: "billing".into(),
+            query: "INSERT INTO events".into(),
+        };
+        let horizon =
+            HorizonReport { position: Position::new(4), last_position: Position::new(9), blockers: vec![blocker] };
+        let text = for_people(&Report { horizon, projections: vec![] });
+        assert!(text.contains("horizon 4 of 9"), "{text}");
+        assert!(text.contains("pid 7 (billing), open for 1.0 min: INSERT INTO events"), "{text}");
+    }
+}

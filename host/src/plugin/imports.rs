@@ -1,0 +1,156 @@
+//! The functions that a guest may call: `transactions`, `log` and `config` of the WIT world, and nothing else.
+//!
+//! They are defined by hand rather than generated, so that values go straight from the guest's memory into the
+//! types that the unit of work takes.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{ComponentType, Lift, Linker, Resource, ResourceType};
+use wasmtime::{Engine, StoreContextMut};
+
+use super::limits::{Limits, LogRate, LogVerdict, MemoryLimit};
+use crate::event::Position;
+use crate::read_model::unit_of_work::UnitOfWork;
+use crate::read_model::value::{Dialect, Rowset, SqlError, Value};
+
+/// The interfaces a guest may import, without their version.
+pub(super) const INTERFACES: [&str; 4] = [
+    "projectionist:projection/types",
+    "projectionist:projection/transactions",
+    "projectionist:projection/log",
+    "projectionist:projection/config",
+];
+
+/// Their version.
+pub(super) const VERSION: &str = "0.1.0";
+
+/// The resource `transaction`. It is only ever lent, so there is nothing in it: which transaction is meant is the
+/// guest's state.
+#[derive(Debug)]
+pub struct Transaction;
+
+/// What the operator set with `--set`.
+pub type Settings = Arc<BTreeMap<String, String>>;
+
+/// What the host knows of one instance.
+#[derive(Debug)]
+pub struct Guest {
+    /// The transaction, while there is a database.
+    pub(super) work: Option<Arc<Mutex<UnitOfWork>>>,
+    /// `--set`.
+    pub(super) settings: Settings,
+    /// Its memory.
+    pub(super) memory: MemoryLimit,
+    /// Its other limits.
+    pub(super) limits: Limits,
+    /// Its log.
+    pub(super) log: LogRate,
+    /// Which event it works on.
+    pub(super) position: Position,
+    /// When the running call began.
+    pub(super) began: Instant,
+    /// How much of it was spent in the database.
+    pub(super) waited: Duration,
+}
+
+impl Guest {
+    /// The unit of work.
+    fn work(&self) -> wasmtime::Result<MutexGuard<'_, UnitOfWork>> {
+        match &self.work {
+            Some(work) => Ok(work.lock().unwrap_or_else(PoisonError::into_inner)),
+            None => wasmtime::bail!("`describe` is called without a database"),
+        }
+    }
+}
+
+/// The WIT enum `level`.
+#[derive(Clone, Copy, Debug, ComponentType, Lift)]
+#[component(enum)]
+#[repr(u8)]
+#[expect(dead_code, reason = "a guest makes them")]
+enum Level {
+    /// Every step.
+    #[component(name = "trace")]
+    Trace,
+    /// For whoever writes the projection.
+    #[component(name = "debug")]
+    Debug,
+    /// What happened.
+    #[component(name = "info")]
+    Info,
+    /// What somebody should look at.
+    #[component(name = "warn")]
+    Warn,
+    /// What went wrong.
+    #[component(name = "error")]
+    Error,
+}
+
+/// A linker with exactly what the world imports.
+pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    let [types, transactions, log, config] = INTERFACES.map(|name| format!("{name}@{VERSION}"));
+    // Only types: nothing to define, but there to be imported.
+    linker.instance(&types)?;
+
+    let mut instance = linker.instance(&transactions)?;
+    instance.resource("transaction", ResourceType::host::<Transaction>(), |_, _| Ok(()))?;
+    instance.func_wrap("[method]transaction.execute", execute)?;
+    instance.func_wrap("[method]transaction.query", query)?;
+    instance.func_wrap("[method]transaction.dialect", dialect)?;
+
+    linker.instance(&log)?.func_wrap("log", write_log)?;
+    linker.instance(&config)?.func_wrap("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
+        Ok((store.data().settings.get(&key).cloned(),))
+    })?;
+    Ok(linker)
+}
+
+/// `transaction.execute`
+fn execute(
+    store: StoreContextMut<'_, Guest>,
+    (_, sql, parameters): (Resource<Transaction>, String, Vec<Value>),
+) -> wasmtime::Result<(Result<(), SqlError>,)> {
+    Ok((store.data().work()?.execute(&sql, parameters),))
+}
+
+/// `transaction.query`
+fn query(
+    store: StoreContextMut<'_, Guest>,
+    (_, sql, parameters): (Resource<Transaction>, String, Vec<Value>),
+) -> wasmtime::Result<(Result<Rowset, SqlError>,)> {
+    Ok((store.data().work()?.query(&sql, parameters),))
+}
+
+/// `transaction.dialect`
+fn dialect(store: StoreContextMut<'_, Guest>, _: (Resource<Transaction>,)) -> wasmtime::Result<(Dialect,)> {
+    Ok((store.data().work()?.dialect(),))
+}
+
+/// `log.log`
+fn write_log(mut store: StoreContextMut<'_, Guest>, (level, message): (Level, String)) -> wasmtime::Result<()> {
+    let guest = store.data_mut();
+    let position = guest.position.get();
+    match guest.log.count() {
+        LogVerdict::Drop => return Ok(()),
+        LogVerdict::WriteAfterDropping(dropped) => {
+            tracing::warn!(target: "plugin", position, dropped, "the projection logs too much: lines were dropped");
+        }
+        LogVerdict::Write => {}
+    }
+    let mut end = message.len().min(guest.limits.log_line);
+    while !message.is_char_boundary(end) {
+        end -= 1;
+    }
+    let message = &message[..end];
+    match level {
+        Level::Trace => tracing::trace!(target: "plugin", position, "{message}"),
+        Level::Debug => tracing::debug!(target: "plugin", position, "{message}"),
+        Level::Info => tracing::info!(target: "plugin", position, "{message}"),
+        Level::Warn => tracing::warn!(target: "plugin", position, "{message}"),
+        Level::Error => tracing::error!(target: "plugin", position, "{message}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,242 @@
+//! One running instance of a projection, and its calls.
+//!
+//! An instance belongs to one worker and one unit of work. It is dropped whenever the transaction rolls back, so
+//! that what it has folded in memory for events that did not commit is gone with them.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use wasmtime::component::{ComponentType, Lift, Resource, TypedFunc};
+use wasmtime::{Store, UpdateDeadline};
+
+use super::descriptor::Descriptor;
+use super::engine::TICK;
+use super::imports::{Guest, Transaction};
+use super::limits::{LogRate, MemoryLimit};
+use super::load::Plugin;
+use crate::event::{Event, Position};
+use crate::read_model::unit_of_work::UnitOfWork;
+
+/// The WIT variant `failure`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, ComponentType, Lift)]
+#[component(variant)]
+pub enum Failure {
+    /// May pass by itself.
+    #[component(name = "transient")]
+    #[error("{0}")]
+    Transient(String),
+    /// Will happen again.
+    #[component(name = "permanent")]
+    #[error("{0}")]
+    Permanent(String),
+}
+
+/// Why a call did not do its work. The instance is not called again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It said so.
+    #[error("the projection failed: {0}")]
+    Failure(Failure),
+    /// It computed for too long.
+    #[error("the projection ran longer than {0:?} and was stopped")]
+    Deadline(Duration),
+    /// It wanted more memory than it may have.
+    #[error("the projection wanted more than its {} MiB of memory, and stopped: {reason}", allowed >> 20)]
+    Memory {
+        /// Bytes it may have.
+        allowed: usize,
+        /// The trap that followed.
+        reason: String,
+    },
+    /// It trapped.
+    #[error("the projection trapped: {0}")]
+    Trap(String),
+}
+
+/// Interrupts a guest that runs too long; told from other traps by its type.
+#[derive(Debug, thiserror::Error)]
+#[error("the call ran too long")]
+struct Overrun;
+
+/// What every call but `describe` answers.
+type Answer = (Result<(), Failure>,);
+
+/// A running instance.
+pub struct Instance {
+    /// Its memory, and what the host knows of it.
+    store: Store<Guest>,
+    /// `handle`. The lifetime stands for any: an event is only read during the call.
+    handle: TypedFunc<(Resource<Transaction>, &'static Event), Answer>,
+    /// `flush`
+    flush: TypedFunc<(Resource<Transaction>,), Answer>,
+    /// `migrate`
+    migrate: TypedFunc<(Resource<Transaction>, u32), Answer>,
+}
+
+impl std::fmt::Debug for Instance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Instance").field("position", &self.store.data().position).finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// A fresh instance that works in `work`.
+    ///
+    /// # Errors
+    /// When it does not fit its limits from the start, or traps in its start function.
+    pub fn new(plugin: &Plugin, work: Arc<Mutex<UnitOfWork>>) -> Result<Self, CallError> {
+        let mut store = store(plugin, Some(work));
+        let made = plugin.pre.instantiate(&mut store).and_then(|instance| {
+            let handle = instance.get_typed_func(&mut store, "handle")?;
+            let flush = instance.get_typed_func(&mut store, "flush")?;
+            let migrate = instance.get_typed_func(&mut store, "migrate")?;
+            Ok((handle, flush, migrate))
+        });
+        match made {
+            Ok((handle, flush, migrate)) => Ok(Self { store, handle, flush, migrate }),
+            Err(error) => Err(explain(&store, &error)),
+        }
+    }
+
+    /// Asks what the projection is, without a database.
+    pub(super) fn describe(plugin: &Plugin) -> Result<Descriptor, CallError> {
+        let mut store = store(plugin, None);
+        let described = plugin.pre.instantiate(&mut store).and_then(|instance| {
+            let describe = instance.get_typed_func::<(), (Descriptor,)>(&mut store, "describe")?;
+            describe.call(&mut store, ())
+        });
+        match described {
+            Ok((descriptor,)) => Ok(descriptor),
+            Err(error) => Err(explain(&store, &error)),
+        }
+    }
+
+    /// Sees that every export has the type of the world.
+    pub(super) fn check_types(plugin: &Plugin) -> wasmtime::Result<()> {
+        let mut store = store(plugin, None);
+        let instance = plugin.pre.instantiate(&mut store)?;
+        let wrong = |name: &'static str| move |error: wasmtime::Error| error.context(format!("its export `{name}`"));
+        instance.get_typed_func::<(), (Descriptor,)>(&mut store, "describe").map_err(wrong("describe"))?;
+        instance
+            .get_typed_func::<(Resource<Transaction>, u32), Answer>(&mut store, "migrate")
+            .map_err(wrong("migrate"))?;
+        instance
+            .get_typed_func::<(Resource<Transaction>, &'static Event), Answer>(&mut store, "handle")
+            .map_err(wrong("handle"))?;
+        instance.get_typed_func::<(Resource<Transaction>,), Answer>(&mut store, "flush").map_err(wrong("flush"))?;
+        Ok(())
+    }
+
+    /// Brings the projection's tables up from a version.
+    ///
+    /// # Errors
+    /// When it fails; then the instance is of no more use.
+    pub fn migrate(&mut self, from: u32) -> Result<(), CallError> {
+        self.begin(Position::START);
+        let answer = self.migrate.call(&mut self.store, (transaction(), from));
+        self.end(answer)
+    }
+
+    /// Applies an event.
+    ///
+    /// # Errors
+    /// When it fails; then the instance is of no more use.
+    pub fn handle(&mut self, event: &Event) -> Result<(), CallError> {
+        self.begin(event.position());
+        // A shorter lifetime than 'static: the function only reads the event while it runs.
+        let handle: TypedFunc<(Resource<Transaction>, &Event), Answer> = self.handle;
+        let answer = handle.call(&mut self.store, (transaction(), event));
+        self.end(answer)
+    }
+
+    /// Ends a batch.
+    ///
+    /// # Errors
+    /// When it fails; then the instance is of no more use.
+    pub fn flush(&mut self) -> Result<(), CallError> {
+        let position = self.store.data().position;
+        self.begin(position);
+        let answer = self.flush.call(&mut self.store, (transaction(),));
+        self.end(answer)
+    }
+
+    /// Starts the clock of a call.
+    fn begin(&mut self, position: Position) {
+        let guest = self.store.data_mut();
+        guest.position = position;
+        guest.began = Instant::now();
+        guest.waited = Duration::ZERO;
+        if let Some(work) = &guest.work {
+            // What was waited for before this call is not its own.
+            work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take_waited();
+        }
+        let ticks = ticks(guest.limits.call);
+        self.store.set_epoch_deadline(ticks);
+    }
+
+    /// Sorts how a call ended.
+    fn end(&self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
+        match answer {
+            Ok((Ok(()),)) => Ok(()),
+            Ok((Err(failure),)) => Err(CallError::Failure(failure)),
+            Err(error) => Err(explain(&self.store, &error)),
+        }
+    }
+}
+
+/// The transaction, lent for one call. Which one it is, is the guest's state.
+fn transaction() -> Resource<Transaction> {
+    Resource::new_borrow(0)
+}
+
+/// How many ticks of the epoch a time is, rounded up, and one for the tick that is under way.
+fn ticks(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(TICK.as_nanos())).unwrap_or(u64::MAX - 1) + 1
+}
+
+/// A store for one instance.
+fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> {
+    let limits = plugin.limits;
+    let guest = Guest {
+        work,
+        settings: Arc::clone(&plugin.settings),
+        memory: MemoryLimit::new(limits.memory),
+        limits,
+        log: LogRate::new(limits.log_rate),
+        position: Position::START,
+        began: Instant::now(),
+        waited: Duration::ZERO,
+    };
+    let mut store = Store::new(plugin.pre.engine(), guest);
+    store.limiter(|guest| &mut guest.memory);
+    store.set_epoch_deadline(ticks(limits.call));
+    // The epoch says only that time has passed. Time in the database is not the guest's own: it gets it back.
+    store.epoch_deadline_callback(|mut store| {
+        let guest = store.data_mut();
+        let waited = match &guest.work {
+            Some(work) => work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take_waited(),
+            None => Duration::ZERO,
+        };
+        guest.waited += waited;
+        let own = guest.began.elapsed().saturating_sub(guest.waited);
+        match guest.limits.call.checked_sub(own) {
+            Some(left) if !left.is_zero() => Ok(UpdateDeadline::Continue(ticks(left))),
+            _ => Err(Overrun.into()),
+        }
+    });
+    store
+}
+
+/// Why a call trapped.
+fn explain(store: &Store<Guest>, error: &wasmtime::Error) -> CallError {
+    if error.downcast_ref::<Overrun>().is_some() {
+        return CallError::Deadline(store.data().limits.call);
+    }
+    // The backtrace is for whoever writes the projection; the message has the reason.
+    tracing::debug!(target: "plugin", error = format!("{error:?}"), "the guest trapped");
+    let reason = error.root_cause().to_string();
+    if store.data().memory.refused {
+        return CallError::Memory { allowed: store.data().limits.memory, reason };
+    }
+    CallError::Trap(reason)
+}

@@ -1,0 +1,293 @@
+//! From a file to a [`Plugin`]: read, made a component if it is a core module, compiled, checked, asked what it is.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+use wasmtime::Engine;
+use wasmtime::component::{Component, InstancePre};
+
+use super::cache::Cache;
+use super::descriptor::{self, BadName, Descriptor};
+use super::imports::{self, Guest, Settings};
+use super::instance::{CallError, Instance};
+use super::limits::Limits;
+use super::world::{self, NotAProjection};
+
+/// What a core module starts with.
+const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
+/// What a component starts with.
+const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+/// What either starts with.
+const WASM: &[u8] = b"\0asm";
+
+/// A projection that is ready to run.
+#[derive(Clone)]
+pub struct Plugin {
+    /// Where it came from.
+    pub path: PathBuf,
+    /// What it says of itself, under the name it runs by.
+    pub descriptor: Descriptor,
+    /// SHA-256 of the file, in hex.
+    pub digest: Arc<str>,
+    /// Whether the file was a core module.
+    pub was_core_module: bool,
+    /// Bytes of the file.
+    pub size: usize,
+    /// What it imports, by name.
+    pub imports: Vec<String>,
+    /// Checked and linked.
+    pub(super) pre: InstancePre<Guest>,
+    /// What the operator set for it.
+    pub(super) settings: Settings,
+    /// What it may take.
+    pub(super) limits: Limits,
+}
+
+impl std::fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plugin")
+            .field("descriptor", &self.descriptor)
+            .field("digest", &self.digest)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Plugin {
+    /// The same with other settings.
+    #[must_use]
+    pub fn with_settings(self, settings: Settings) -> Self {
+        Self { settings, ..self }
+    }
+
+    /// What it may take.
+    #[must_use]
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+}
+
+/// How plugins are loaded: the same for all of a process.
+#[derive(Debug)]
+pub struct Loader {
+    /// The engine.
+    engine: Engine,
+    /// Compiled code.
+    cache: Cache,
+    /// What a plugin may take.
+    pub limits: Limits,
+}
+
+/// Why a file is not a projection that can run.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// It cannot be read.
+    #[error("cannot read the plugin {}: {source}", path.display())]
+    Unreadable {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is something else.
+    #[error("{} is not WebAssembly: it starts with {start:?}", path.display())]
+    NotWasm {
+        /// Which file.
+        path: PathBuf,
+        /// Its first bytes.
+        start: String,
+    },
+    /// It is a core module that cannot be made a component.
+    #[error("{} is a core module that is no projection: {reason}", path.display())]
+    NotComponentised {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is cut off, or damaged.
+    #[error("{} is not valid WebAssembly: {reason}", path.display())]
+    Invalid {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// It is a component of another world.
+    #[error("{} is not a projection: {reason}", path.display())]
+    OtherWorld {
+        /// Which file.
+        path: PathBuf,
+        /// Which import or export.
+        reason: NotAProjection,
+    },
+    /// An import or export has another type.
+    #[error("{} does not fit the world projectionist:projection/projection: {reason}", path.display())]
+    OtherTypes {
+        /// Which file.
+        path: PathBuf,
+        /// Which import or export.
+        reason: String,
+    },
+    /// It cannot say what it is.
+    #[error("the plugin {} failed in `describe`: {reason}", path.display())]
+    Describe {
+        /// Which file.
+        path: PathBuf,
+        /// How.
+        reason: CallError,
+    },
+    /// What it says is not acceptable.
+    #[error("the plugin {}: {reason}", path.display())]
+    Name {
+        /// Which file.
+        path: PathBuf,
+        /// What about it.
+        reason: BadName,
+    },
+    /// Its version is not from 1.
+    #[error("the plugin {} describes version 0: versions are from 1", path.display())]
+    Version {
+        /// Which file.
+        path: PathBuf,
+    },
+}
+
+impl LoadError {
+    /// What to do next.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        match self {
+            Self::Unreadable { .. } => Some("check the path given to --plugin"),
+            Self::NotWasm { .. } => Some(
+                "--plugin takes a component or a core module, as `cargo build --target wasm32-unknown-unknown` leaves it",
+            ),
+            Self::NotComponentised { .. } => {
+                Some("build it with projectionist-sdk's export_projection!, for the target wasm32-unknown-unknown")
+            }
+            Self::Invalid { .. } => Some("is the file whole? build or copy it again"),
+            Self::OtherWorld { .. } | Self::OtherTypes { .. } => {
+                Some("build it against wit/projection.wit of this host's version; docs/wit.md has the world")
+            }
+            Self::Name { .. } => Some("give it another name with --plugin NAME=FILE"),
+            Self::Describe { .. } | Self::Version { .. } => None,
+        }
+    }
+}
+
+impl Loader {
+    /// A loader with an engine of its own and the user's cache.
+    ///
+    /// # Errors
+    /// When this machine cannot run WebAssembly at all.
+    pub fn new(limits: Limits) -> wasmtime::Result<Self> {
+        Ok(Self { engine: super::engine::new()?, cache: Cache::of_user(), limits })
+    }
+
+    /// Loads a projection, to run under its own name or under `name`.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is no projection, with what about it.
+    pub fn load(&self, path: &Path, name: Option<&str>, settings: &Settings) -> Result<Plugin, LoadError> {
+        let bytes = std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
+        self.load_bytes(path, &bytes, name, settings)
+    }
+
+    /// As [`Loader::load`], from the file's bytes.
+    ///
+    /// # Errors
+    /// As [`Loader::load`].
+    pub fn load_bytes(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        name: Option<&str>,
+        settings: &Settings,
+    ) -> Result<Plugin, LoadError> {
+        let owned = || path.to_owned();
+        let digest = digest(bytes);
+        let was_core_module = bytes.starts_with(CORE_MODULE);
+        let component = if bytes.starts_with(COMPONENT) || was_core_module {
+            self.compile(path, &digest, bytes, was_core_module)?
+        } else {
+            return Err(not_wasm(path, bytes));
+        };
+        world::check(&self.engine, &component).map_err(|reason| LoadError::OtherWorld { path: owned(), reason })?;
+        let other_types =
+            |error: wasmtime::Error| LoadError::OtherTypes { path: owned(), reason: format!("{error:#}") };
+        let pre =
+            imports::linker(&self.engine).and_then(|linker| linker.instantiate_pre(&component)).map_err(other_types)?;
+        let mut plugin = Plugin {
+            path: owned(),
+            descriptor: Descriptor {
+                name: String::new(),
+                version: 0,
+                event_types: Vec::new(),
+                aggregate_types: Vec::new(),
+                bounded_contexts: Vec::new(),
+            },
+            digest: digest.into(),
+            was_core_module,
+            size: bytes.len(),
+            imports: world::imports(&self.engine, &component),
+            pre,
+            settings: Arc::clone(settings),
+            limits: self.limits,
+        };
+        Instance::check_types(&plugin).map_err(other_types)?;
+        plugin.descriptor =
+            Instance::describe(&plugin).map_err(|reason| LoadError::Describe { path: owned(), reason })?;
+        if let Some(name) = name {
+            name.clone_into(&mut plugin.descriptor.name);
+        }
+        descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
+        if plugin.descriptor.version == 0 {
+            return Err(LoadError::Version { path: owned() });
+        }
+        Ok(plugin)
+    }
+
+    /// Compiles a component, or a core module made into one.
+    fn compile(&self, path: &Path, digest: &str, bytes: &[u8], is_core: bool) -> Result<Component, LoadError> {
+        let made;
+        let component = if is_core {
+            // First whether it is whole: what makes the component takes that for granted.
+            wasmtime::Module::validate(&self.engine, bytes)
+                .map_err(|error| LoadError::Invalid { path: path.to_owned(), reason: format!("{error:#}") })?;
+            made = componentise(bytes)
+                .map_err(|error| LoadError::NotComponentised { path: path.to_owned(), reason: format!("{error:#}") })?;
+            &made
+        } else {
+            bytes
+        };
+        let compiled = self.cache.compile(&self.engine, digest, component);
+        compiled.map_err(|error| LoadError::Invalid { path: path.to_owned(), reason: format!("{error:#}") })
+    }
+}
+
+/// Makes a component of a core module that says in a custom section which world it is for, as wit-bindgen leaves it.
+fn componentise(module: &[u8]) -> anyhow::Result<Vec<u8>> {
+    let encode = || wit_component::ComponentEncoder::default().module(module)?.validate(true).encode();
+    // Its decoder of that section indexes without asking; a stranger's section must not end the host.
+    std::panic::catch_unwind(encode).unwrap_or_else(|_| anyhow::bail!("its component type section is malformed"))
+}
+
+/// The error of a file that is something else.
+fn not_wasm(path: &Path, bytes: &[u8]) -> LoadError {
+    if bytes.starts_with(WASM) || bytes.is_empty() {
+        let reason = if bytes.len() < CORE_MODULE.len() { "it is cut off" } else { "its version is unknown" };
+        return LoadError::Invalid { path: path.to_owned(), reason: reason.to_owned() };
+    }
+    let start = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned();
+    LoadError::NotWasm { path: path.to_owned(), start }
+}
+
+/// SHA-256 in hex.
+fn digest(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
+        // Writing into a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

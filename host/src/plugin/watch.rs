@@ -1,0 +1,132 @@
+//! Loading a changed file while events flow.
+//!
+//! The folder is watched, not the file: editors and deployments replace files by renaming, and a watched inode
+//! would be the old one. A change is taken up when size and digest have stayed the same for a moment, so that a
+//! half-written file is never loaded. Whatever is wrong with the new one: the last good one goes on.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use notify::{RecursiveMode, Watcher as _};
+use sha2::{Digest as _, Sha256};
+
+use super::imports::Settings;
+use super::load::Loader;
+use super::slot::PluginSlot;
+
+/// How long a file must stay the same.
+const STABLE: Duration = Duration::from_millis(60);
+
+/// How often the files are looked at anyway: notifications can be lost, and some file systems give none.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A file that may change.
+#[derive(Debug)]
+pub struct Watched {
+    /// The file.
+    pub path: PathBuf,
+    /// The name its projection runs under, if not its own.
+    pub name: Option<String>,
+    /// What the operator set for it.
+    pub settings: Settings,
+    /// What runs now.
+    pub slot: Arc<PluginSlot>,
+}
+
+/// Watches for as long as it lives.
+#[derive(Debug)]
+pub struct Watcher {
+    /// Tells its thread of changes; the thread ends when this is dropped.
+    _notifications: notify::RecommendedWatcher,
+}
+
+/// Starts watching some files.
+///
+/// # Errors
+/// When a folder cannot be watched.
+pub fn start(loader: Arc<Loader>, files: Vec<Watched>) -> notify::Result<Watcher> {
+    let (sender, changes) = channel::<()>();
+    let mut notifications = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
+        // The thread has ended: so has the process, nearly.
+        sender.send(()).ok();
+    })?;
+    let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder(&file.path)).collect();
+    for folder in &folders {
+        notifications.watch(folder, RecursiveMode::NonRecursive)?;
+    }
+    let span = tracing::Span::current();
+    std::thread::Builder::new().name("watch plugins".into()).spawn(move || {
+        let _entered = span.enter();
+        // What was refused, by file: it is not refused again until it changes.
+        let mut refused: Vec<Option<[u8; 32]>> = vec![None; files.len()];
+        loop {
+            match changes.recv_timeout(LOOK) {
+                Ok(()) | Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+            while changes.try_recv().is_ok() {}
+            for (file, refused) in files.iter().zip(&mut refused) {
+                take_up(&loader, file, refused);
+            }
+        }
+    })?;
+    Ok(Watcher { _notifications: notifications })
+}
+
+/// The folder of a file.
+fn folder(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+/// Loads a file if it is another than what runs, and has stopped changing.
+fn take_up(loader: &Loader, file: &Watched, refused: &mut Option<[u8; 32]>) {
+    let Some((bytes, digest)) = stable(&file.path) else { return };
+    let running = file.slot.get();
+    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    if *running.digest == hex || *refused == Some(digest) {
+        return;
+    }
+    *refused = Some(digest);
+    let name = Some(running.descriptor.name.as_str());
+    let projection = running.descriptor.name.as_str();
+    let path = file.path.display();
+    let loaded = match loader.load_bytes(&file.path, &bytes, file.name.as_deref(), &file.settings) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::error!(projection, %error, "the changed plugin is not taken up; the last good one goes on");
+            return;
+        }
+    };
+    if Some(loaded.descriptor.name.as_str()) != name {
+        let now = loaded.descriptor.name;
+        tracing::error!(projection, now, %path, "the changed plugin has another name; the last good one goes on");
+    } else if loaded.descriptor.version < running.descriptor.version {
+        let (from, to) = (running.descriptor.version, loaded.descriptor.version);
+        tracing::error!(projection, from, to, %path, "the changed plugin has a lower version; the last good one goes on");
+    } else {
+        tracing::info!(projection, digest = &hex[..12], %path, "plugin changed: taken up at the next batch");
+        file.slot.set(loaded);
+        *refused = None;
+    }
+}
+
+/// The bytes of a file that has stayed the same for a moment; nothing while it is missing or being written.
+fn stable(path: &Path) -> Option<(Vec<u8>, [u8; 32])> {
+    let mut last: Option<[u8; 32]> = None;
+    for _ in 0..20 {
+        let bytes = std::fs::read(path).ok()?;
+        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        if last == Some(digest) {
+            return Some((bytes, digest));
+        }
+        last = Some(digest);
+        std::thread::sleep(STABLE);
+    }
+    None
+}

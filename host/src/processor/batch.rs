@@ -1,0 +1,138 @@
+//! A worker's hold on its read model, and the fast path: a batch in one transaction, without savepoints and without
+//! a round trip an event.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::failure::ApplyError;
+use super::reader::Batch;
+use crate::event::{Event, Position};
+use crate::plugin::{CallError, Instance, Plugin};
+use crate::read_model::checkpoint::Advance;
+use crate::read_model::dead_letter::{DeadLetter, Parked, Reason};
+use crate::read_model::guard::Phase;
+use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+
+/// A claimed partition with the projection that works on it.
+#[derive(Debug)]
+pub struct Applier {
+    /// The projection.
+    pub plugin: Arc<Plugin>,
+    /// The read model.
+    work: Arc<Mutex<UnitOfWork>>,
+    /// The running instance; nothing after a rollback.
+    instance: Option<Instance>,
+    /// Which aggregates are parked.
+    pub parked: Parked,
+    /// Where the checkpoint stands.
+    pub position: Position,
+}
+
+impl Applier {
+    /// Works from `position` on.
+    #[must_use]
+    pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position) -> Self {
+        Self { plugin, work: Arc::new(Mutex::new(work)), instance: None, parked, position }
+    }
+
+    /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
+    pub fn work(&self) -> MutexGuard<'_, UnitOfWork> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The running instance, or a fresh one.
+    pub fn instance(&mut self) -> Result<&mut Instance, CallError> {
+        match &mut self.instance {
+            Some(instance) => Ok(instance),
+            empty => Ok(empty.insert(Instance::new(&self.plugin, Arc::clone(&self.work))?)),
+        }
+    }
+
+    /// Another component does the work from the next batch on.
+    pub fn swap(&mut self, plugin: Arc<Plugin>) {
+        self.plugin = plugin;
+        self.instance = None;
+    }
+
+    /// Undoes the transaction, and with it the memory of the instance.
+    pub fn roll_back(&mut self) {
+        self.instance = None;
+        // When this fails the connection is gone, and the server has rolled back.
+        self.work().rollback().ok();
+    }
+
+    /// Drops the instance: its memory is ahead of the transaction.
+    pub fn forget(&mut self) {
+        self.instance = None;
+    }
+
+    /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
+    pub fn call(&mut self, call: impl FnOnce(&mut Instance) -> Result<(), CallError>) -> Result<(), ApplyError> {
+        let called = self.instance().and_then(call);
+        // The statement's error is the cause, and what the projection says of it the consequence.
+        if let Some(failure) = self.work().failure() {
+            return Err(failure.clone().into());
+        }
+        Ok(called?)
+    }
+
+    /// Applies a batch: everything, or nothing.
+    ///
+    /// # Errors
+    /// When anything fails; then everything is rolled back.
+    pub fn apply(&mut self, batch: &Batch) -> Result<u64, ApplyError> {
+        let applied = self.run(batch);
+        if applied.is_err() {
+            self.roll_back();
+        }
+        applied
+    }
+
+    /// Applies a batch up to and with the commit.
+    fn run(&mut self, batch: &Batch) -> Result<u64, ApplyError> {
+        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        let mut applied = 0;
+        for event in &batch.events {
+            if self.parked.holds(event) {
+                self.bury_behind(event)?;
+            } else {
+                self.call(|instance| instance.handle(event))?;
+                applied += 1;
+            }
+        }
+        if applied > 0 {
+            self.call(Instance::flush)?;
+        }
+        self.commit(batch.to, applied)?;
+        Ok(applied)
+    }
+
+    /// Parks an event behind the one that its aggregate is parked for.
+    pub fn bury_behind(&mut self, event: &Event) -> Result<(), ApplyError> {
+        let error = "an earlier event of its aggregate is parked";
+        let letter = DeadLetter { event, reason: Reason::Behind, error, attempts: 0 };
+        self.work().bury(&letter, &self.plugin.digest)?;
+        Ok(())
+    }
+
+    /// Moves the checkpoint and commits.
+    pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
+        let advance = Advance {
+            to,
+            applied,
+            plugin_version: self.plugin.descriptor.version,
+            plugin_digest: Arc::clone(&self.plugin.digest),
+        };
+        self.work().commit(&advance)?;
+        self.position = to;
+        Ok(())
+    }
+
+    /// Moves the checkpoint over events that are somebody else's.
+    ///
+    /// # Errors
+    /// When the worker is fenced or the database fails.
+    pub fn pass(&mut self, to: Position) -> Result<(), ApplyError> {
+        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.commit(to, 0)
+    }
+}

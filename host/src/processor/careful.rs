@@ -1,0 +1,177 @@
+//! The careful path: a batch that failed is applied again event by event, each in a savepoint with its SQL sent at
+//! once and `flush` after it. The culprit shows itself, what stands before it is committed, and the policy decides
+//! about it; then the rest goes on.
+
+use super::batch::Applier;
+use super::failure::{ApplyError, Kind};
+use super::policy::{OnError, Options};
+use super::reader::Batch;
+use super::stop::{Slept, Stop};
+use super::worker::{Outcome, Trouble};
+use crate::event::{Event, Position};
+use crate::plugin::Instance;
+use crate::processor::backoff::Backoff;
+use crate::read_model::dead_letter::{Aggregate, DeadLetter, Reason};
+use crate::read_model::guard::Phase;
+use crate::read_model::unit_of_work::Sending;
+
+/// An event that could not be applied.
+struct Culprit {
+    /// Where it stands in the batch.
+    at: usize,
+    /// Why.
+    error: ApplyError,
+}
+
+impl Applier {
+    /// Applies a batch event by event; gives how many events were applied.
+    ///
+    /// # Errors
+    /// When somebody else has the partition, the connection is lost, something around the projection is broken,
+    /// or the policy is to stop.
+    pub fn apply_carefully(&mut self, batch: &Batch, options: &Options, stop: &Stop) -> Result<u64, Trouble> {
+        let (mut applied, mut start) = (0, 0);
+        let mut backoff = Backoff::default();
+        while start < batch.events.len() {
+            let rest = &batch.events[start..];
+            let culprit = match self.run_carefully(rest, batch.to) {
+                Ok(count) => return Ok(applied + count),
+                Err((count, culprit)) => {
+                    applied += count;
+                    culprit
+                }
+            };
+            if culprit.at > 0 {
+                backoff.reset();
+            }
+            start += culprit.at;
+            let event = &batch.events[start];
+            let error = culprit.error;
+            match error.kind() {
+                Kind::Fenced | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
+                Kind::Transient if backoff.failures() + 1 < options.max_attempts => {
+                    let wait = backoff.fail();
+                    let attempts = backoff.failures();
+                    tracing::warn!(position = event.global_position, %error, attempts, ?wait, "trying an event again");
+                    if stop.sleep(wait) == Slept::Stopped {
+                        return Err(Trouble::Stopped);
+                    }
+                }
+                Kind::Transient | Kind::Permanent => {
+                    let attempts = backoff.failures() + 1;
+                    let to = batch.events.get(start + 1).map_or(batch.to, |_| event.position());
+                    self.give_up_on(event, to, &error, attempts, options)?;
+                    backoff.reset();
+                    start += 1;
+                }
+            }
+        }
+        Ok(applied)
+    }
+
+    /// Applies events until one fails, and commits those before it. Gives how many were applied.
+    fn run_carefully(&mut self, events: &[Event], to: Position) -> Result<u64, (u64, Culprit)> {
+        let fail = |at: usize, error: ApplyError| (0, Culprit { at, error });
+        self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| fail(0, error.into()))?;
+        let mut applied = 0;
+        for (at, event) in events.iter().enumerate() {
+            if self.parked.holds(event) {
+                if let Err(error) = self.bury_behind(event) {
+                    self.roll_back();
+                    return Err(fail(0, error));
+                }
+                continue;
+            }
+            match self.apply_one(event) {
+                Ok(()) => applied += 1,
+                Err(error) => {
+                    // Its memory has seen the event that the transaction has not.
+                    self.forget();
+                    let undone = self.work().rollback_to_savepoint();
+                    if let Err(undoing) = undone {
+                        // SQLite rolls back by itself when the disk is full, and a lost connection has no savepoints:
+                        // then the first error is the one that matters.
+                        self.roll_back();
+                        let first_matters = matches!(error.kind(), Kind::Lost | Kind::Environment);
+                        return Err(fail(0, if first_matters { error } else { undoing.into() }));
+                    }
+                    if at == 0 {
+                        self.roll_back();
+                        return Err(fail(0, error));
+                    }
+                    let before = events[at - 1].position();
+                    return match self.commit(before, applied) {
+                        Ok(()) => Err((applied, Culprit { at, error })),
+                        Err(error) => {
+                            self.roll_back();
+                            Err(fail(0, error))
+                        }
+                    };
+                }
+            }
+        }
+        self.commit(to, applied).map_err(|error| {
+            self.roll_back();
+            fail(0, error)
+        })?;
+        Ok(applied)
+    }
+
+    /// Applies one event in a savepoint.
+    fn apply_one(&mut self, event: &Event) -> Result<(), ApplyError> {
+        self.work().savepoint()?;
+        self.call(|instance| instance.handle(event))?;
+        self.call(Instance::flush)?;
+        let mut work = self.work();
+        work.send()?;
+        work.release()?;
+        Ok(())
+    }
+
+    /// Does with an event what the policy says.
+    fn give_up_on(
+        &mut self,
+        event: &Event,
+        to: Position,
+        error: &ApplyError,
+        attempts: u32,
+        options: &Options,
+    ) -> Result<(), Trouble> {
+        let reason = match options.on_error {
+            OnError::Park => Reason::Poison,
+            OnError::Skip => Reason::Skipped,
+            OnError::Stop => {
+                let (name, aggregate) = (&self.plugin.descriptor.name, Aggregate::of(event));
+                let (position, event_type) = (event.position(), &event.event_type);
+                let reason = format!("{name} cannot apply event {position} ({event_type} of {aggregate}): {error}");
+                return Err(Trouble::End(Outcome::StoppedByPolicy(reason)));
+            }
+        };
+        let aggregate = Aggregate::of(event);
+        let error = error.to_string();
+        let letter = DeadLetter { event, reason, error: &error, attempts };
+        if let Err(error) = self.bury_and_pass(&letter, to) {
+            self.roll_back();
+            return Err(Trouble::from(error));
+        }
+        let position = event.global_position;
+        let event_type = &event.event_type;
+        match reason {
+            Reason::Skipped => {
+                tracing::error!(position, event_type, %aggregate, error, attempts, "event skipped: it is a dead letter now");
+            }
+            Reason::Poison | Reason::Behind => {
+                tracing::error!(position, event_type, %aggregate, error, attempts, "aggregate parked: this event and its later ones are dead letters");
+                self.parked.park(aggregate);
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes a dead letter and moves the checkpoint over its event, in one transaction.
+    fn bury_and_pass(&mut self, letter: &DeadLetter<'_>, to: Position) -> Result<(), ApplyError> {
+        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.work().bury(letter, &self.plugin.digest)?;
+        self.commit(to, 0)
+    }
+}

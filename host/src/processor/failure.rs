@@ -1,0 +1,75 @@
+//! What kind of failure it is: that decides what happens next.
+
+use crate::plugin::instance::{CallError, Failure};
+use crate::read_model::store::CommitError;
+use crate::read_model::value::SqlError;
+
+/// Why a batch, or an event, was not applied.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The projection failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// A statement failed.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    /// The transaction was not committed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+}
+
+/// What to do about a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody else has the partition: leave.
+    Fenced,
+    /// The connection is gone: claim again, for as long as it takes.
+    Lost,
+    /// Something around the projection is broken: wait until it is mended. No event is to blame.
+    Environment,
+    /// It may pass: try again, so many times.
+    Transient,
+    /// It will happen again: the policy decides.
+    Permanent,
+}
+
+impl ApplyError {
+    /// What to do about it.
+    #[must_use]
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Commit(CommitError::Fenced { .. }) => Kind::Fenced,
+            Self::Sql(error) | Self::Commit(CommitError::Sql(error)) => of_sql(error),
+            Self::Call(CallError::Failure(Failure::Transient(_))) => Kind::Transient,
+            Self::Call(_) => Kind::Permanent,
+        }
+    }
+}
+
+/// What to do about an error of SQL.
+fn of_sql(error: &SqlError) -> Kind {
+    if error.is_lost_connection() {
+        Kind::Lost
+    } else if error.is_environment() {
+        Kind::Environment
+    } else if error.retryable {
+        Kind::Transient
+    } else {
+        Kind::Permanent
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_broken_environment_is_no_poison_event() {
+        for code in ["42P01", "42501", "53100", "58030", "25006"] {
+            assert_eq!(ApplyError::Sql(SqlError::permanent(code, "")).kind(), Kind::Environment, "{code}");
+        }
+        assert_eq!(ApplyError::Sql(SqlError::permanent("23505", "")).kind(), Kind::Permanent);
+        assert_eq!(ApplyError::Sql(SqlError::retryable("40001", "")).kind(), Kind::Transient);
+        assert_eq!(ApplyError::Sql(SqlError::retryable("08006", "")).kind(), Kind::Lost);
+    }
+}

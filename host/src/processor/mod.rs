@@ -1,0 +1,26 @@
+//! The loop that ties source, plugin and read model:
+//!
+//! ```text
+//! claim → page (checkpoint, H] → begin → handle each of mine → flush → buffered SQL → checkpoint → commit
+//! ```
+//!
+//! [`worker`] is the life of one worker: claim or stand by, migrate, then batch after batch. [`reader`] cuts the log
+//! into batches. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
+//! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
+//! what the operator chose to happen then. [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
+//! how they pause and end.
+
+pub mod backoff;
+pub mod batch;
+pub mod careful;
+pub mod failure;
+pub mod policy;
+pub mod reader;
+pub mod stop;
+pub mod supervisor;
+pub mod worker;
+
+pub use policy::{OnError, Options};
+pub use stop::Stop;
+pub use supervisor::{Job, Progress, Supervisor};
+pub use worker::Outcome;

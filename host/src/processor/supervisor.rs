@@ -1,0 +1,129 @@
+//! The workers of a process: a thread each, started together, ended together.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::stop::Stop;
+use super::worker::{Outcome, Worker};
+use crate::event::Position;
+
+/// How often a supervisor that waits looks whether it is time to end.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// How far one worker is, for whoever watches.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Events applied since the worker started.
+    applied: AtomicU64,
+    /// Where its checkpoint stands.
+    position: AtomicU64,
+}
+
+impl Progress {
+    /// Counts events.
+    pub(super) fn applied(&self, events: u64) {
+        self.applied.fetch_add(events, Ordering::Relaxed);
+    }
+
+    /// Notes the checkpoint.
+    pub(super) fn reached(&self, position: Position) {
+        self.position.store(position.get(), Ordering::Relaxed);
+    }
+
+    /// Events applied since the worker started.
+    #[must_use]
+    pub fn events(&self) -> u64 {
+        self.applied.load(Ordering::Relaxed)
+    }
+
+    /// Where its checkpoint stands.
+    #[must_use]
+    pub fn position(&self) -> Position {
+        Position::new(self.position.load(Ordering::Relaxed))
+    }
+}
+
+/// A worker to run.
+pub type Job = Worker;
+
+/// Runs the workers of a process.
+#[derive(Debug)]
+pub struct Supervisor {
+    /// When to end.
+    stop: Stop,
+    /// Workers that still run.
+    running: usize,
+    /// How they end.
+    outcomes: Receiver<Outcome>,
+    /// For their threads.
+    sender: Sender<Outcome>,
+}
+
+impl Supervisor {
+    /// Nobody runs yet.
+    #[must_use]
+    pub fn new(stop: Stop) -> Self {
+        let (sender, outcomes) = channel();
+        Self { stop, running: 0, outcomes, sender }
+    }
+
+    /// Starts a worker on a thread of its own.
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn start(&mut self, job: Job) -> std::io::Result<()> {
+        let sender = self.sender.clone();
+        let name = format!("{} {}", job.plugin.get().descriptor.name, job.partition);
+        std::thread::Builder::new().name(name).spawn(move || {
+            // A panic of ours ends this worker only; its transaction rolls back with its connection.
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()))
+                .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
+            // Nobody listens any more when the process is ending.
+            sender.send(outcome).ok();
+        })?;
+        self.running += 1;
+        Ok(())
+    }
+
+    /// Waits until all workers have ended; gives how, in the order in which they did.
+    ///
+    /// One that fails does not end the others, unless the policy is to stop. After [`Stop::request`] they have
+    /// `patience` to finish or roll back; those that have not are left to the end of the process, whose connections
+    /// then roll back.
+    #[must_use]
+    pub fn wait(mut self, patience: Duration) -> Vec<Outcome> {
+        let mut ended = Vec::new();
+        let mut deadline = None;
+        while self.running > 0 {
+            match self.outcomes.recv_timeout(LOOK) {
+                Ok(outcome) => {
+                    self.running -= 1;
+                    match &outcome {
+                        Outcome::Done => {}
+                        Outcome::StoppedByPolicy(reason) => {
+                            tracing::error!(reason, "stopping, as --on-error stop says; nothing is lost");
+                            self.stop.request();
+                        }
+                        Outcome::Fenced(reason) => tracing::error!(reason, "this worker leaves"),
+                        Outcome::Misconfigured { message, .. } => {
+                            tracing::error!(reason = message, "a worker cannot run")
+                        }
+                        Outcome::Failed(reason) => tracing::error!(reason, "a worker gave up; the others go on"),
+                    }
+                    ended.push(outcome);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            if deadline.is_none() && self.stop.is_requested() {
+                deadline = Some(Instant::now() + patience);
+            }
+            if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                tracing::warn!(workers = self.running, "not finished in time: their batches are rolled back");
+                break;
+            }
+        }
+        ended
+    }
+}

@@ -1,0 +1,350 @@
+//! The life of one worker: claim its partition or stand by, bring the projection's tables up, then batch after batch
+//! until it is stopped, done, fenced, or stopped by policy.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::backoff::Backoff;
+use super::batch::Applier;
+use super::failure::{ApplyError, Kind};
+use super::policy::{Options, Until};
+use super::reader::Reader;
+use super::stop::{Slept, Stop};
+use super::supervisor::Progress;
+use crate::database::DatabaseError;
+use crate::event::Position;
+use crate::partition::Partition;
+use crate::plugin::{Plugin, PluginSlot};
+use crate::read_model::ReadModel;
+use crate::read_model::checkpoint::Slot;
+use crate::read_model::guard::Phase;
+use crate::read_model::store::{Claim, ClaimError};
+use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+use crate::source::wake::Seen;
+use crate::source::{Source, Wanted};
+
+/// How often whoever stands by asks whether the partition is free.
+const STANDBY: Duration = Duration::from_millis(250);
+
+/// The first pause of a worker that has nothing to do; it doubles up to `--poll-interval`.
+const FIRST_PAUSE: Duration = Duration::from_millis(5);
+
+/// How often a checkpoint moves over events that are all somebody else's. A commit for each would cost more than
+/// reading a few of them again after a restart.
+const PASS_EVERY: Duration = Duration::from_secs(1);
+
+/// How a worker ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was stopped, or had nothing more to do.
+    Done,
+    /// An event could not be applied, and the policy was to stop.
+    StoppedByPolicy(String),
+    /// Somebody else has its partition.
+    Fenced(String),
+    /// It cannot work as it is configured.
+    Misconfigured {
+        /// Why.
+        message: String,
+        /// What to do next.
+        hint: String,
+    },
+    /// It gave up.
+    Failed(String),
+}
+
+/// Why a worker's session with its read model ended.
+#[derive(Debug)]
+pub enum Trouble {
+    /// It was told to stop.
+    Stopped,
+    /// Somebody else has the partition.
+    Fenced(String),
+    /// The connection is gone.
+    Lost(String),
+    /// Something around the projection is broken.
+    Environment(String),
+    /// It ends here.
+    End(Outcome),
+}
+
+impl From<ApplyError> for Trouble {
+    fn from(error: ApplyError) -> Self {
+        match error.kind() {
+            Kind::Fenced => Self::Fenced(error.to_string()),
+            Kind::Lost => Self::Lost(error.to_string()),
+            Kind::Environment | Kind::Transient | Kind::Permanent => Self::Environment(error.to_string()),
+        }
+    }
+}
+
+impl From<DatabaseError> for Trouble {
+    fn from(error: DatabaseError) -> Self {
+        if error.is_lost_connection() { Self::Lost(error.to_string()) } else { Self::Environment(error.to_string()) }
+    }
+}
+
+/// A worker, before it runs.
+#[derive(Debug)]
+pub struct Worker {
+    /// Which partition.
+    pub partition: Partition,
+    /// Its projection, which may be replaced while it runs.
+    pub plugin: Arc<PluginSlot>,
+    /// Where events come from.
+    pub source: SharedSource,
+    /// Where writes go.
+    pub read_model: ReadModel,
+    /// What it calls itself in its claim.
+    pub owner: String,
+    /// How it works.
+    pub options: Options,
+    /// When to end.
+    pub stop: Stop,
+    /// Where others see how far it is.
+    pub progress: Arc<Progress>,
+}
+
+/// The source of a process.
+#[derive(Clone)]
+pub struct SharedSource(pub Arc<dyn Source>);
+
+impl std::fmt::Debug for SharedSource {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SharedSource")
+    }
+}
+
+impl Worker {
+    /// Works until it ends.
+    #[must_use]
+    pub fn run(self) -> Outcome {
+        let name = self.plugin.get().descriptor.name.clone();
+        let span = tracing::info_span!("worker", projection = name, partition = %self.partition);
+        let _entered = span.enter();
+        let mut backoff = Backoff::default();
+        loop {
+            let trouble = match self.session(&name, &mut backoff) {
+                Ok(()) => return Outcome::Done,
+                Err(trouble) => trouble,
+            };
+            let reason = match trouble {
+                Trouble::Stopped => return Outcome::Done,
+                Trouble::Fenced(reason) => return Outcome::Fenced(reason),
+                Trouble::End(outcome) => return outcome,
+                Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
+            };
+            let wait = backoff.fail();
+            if self.options.until == Until::CaughtUp && backoff.failures() >= self.options.max_attempts {
+                return Outcome::Failed(format!("{name}, partition {}: {reason}", self.partition));
+            }
+            tracing::warn!(reason, attempts = backoff.failures(), ?wait, "will try again; nothing is lost");
+            if self.stop.sleep(wait) == Slept::Stopped {
+                return Outcome::Done;
+            }
+        }
+    }
+
+    /// One claim, for as long as it lasts.
+    fn session(&self, name: &str, backoff: &mut Backoff) -> Result<(), Trouble> {
+        let goal = self.goal()?;
+        let claim = self.claim(name)?;
+        tracing::info!(position = claim.position.get(), epoch = claim.epoch.0, "partition claimed");
+        self.progress.reached(claim.position);
+        let plugin = self.plugin.get();
+        let limits = plugin.limits().sql;
+        let work = UnitOfWork::new(claim.store, name, limits).map_err(ApplyError::from)?;
+        let mut reader = Reader::new(Arc::clone(&self.source.0), self.wanted(&plugin), claim.position);
+        let mut applier = Applier::new(plugin, work, claim.parked, claim.position);
+        self.migrate(&mut applier)?;
+        self.follow(&mut applier, &mut reader, goal, backoff)
+    }
+
+    /// Where a worker that is to catch up is done: at the last event that is visible now.
+    fn goal(&self) -> Result<Option<Position>, Trouble> {
+        Ok(match self.options.until {
+            Until::Stopped => None,
+            Until::CaughtUp => Some(self.source.0.last()?),
+        })
+    }
+
+    /// Claims the partition, standing by for as long as somebody else has it.
+    fn claim(&self, name: &str) -> Result<Claim, Trouble> {
+        let slot = Slot { projection: name.to_owned(), partition: self.partition };
+        let mut told = String::new();
+        loop {
+            match self.read_model.claim(&slot, &self.owner) {
+                Ok(claim) => return Ok(claim),
+                Err(ClaimError::Held { owner, .. }) => {
+                    if owner != told {
+                        tracing::info!(%owner, "standing by: somebody else works on this partition");
+                        told = owner;
+                    }
+                }
+                Err(ClaimError::Database(error)) => return Err(error.into()),
+                Err(error @ ClaimError::OtherTotal { found, .. }) => {
+                    return Err(Trouble::End(Outcome::Misconfigured {
+                        message: error.to_string(),
+                        hint: format!(
+                            "go on with --total-partitions {found}: a change of the number of partitions is not possible yet"
+                        ),
+                    }));
+                }
+            }
+            if self.stop.sleep(STANDBY) == Slept::Stopped {
+                return Err(Trouble::Stopped);
+            }
+        }
+    }
+
+    /// What the projection wants, for this partition.
+    fn wanted(&self, plugin: &Plugin) -> Wanted {
+        let descriptor = &plugin.descriptor;
+        Wanted {
+            event_types: descriptor.event_types.clone(),
+            aggregate_types: descriptor.aggregate_types.clone(),
+            bounded_contexts: descriptor.bounded_contexts.clone(),
+            partition: self.partition,
+        }
+    }
+
+    /// Brings the projection's tables to its version. Of all its workers one does it; the others wait, and find it
+    /// done.
+    fn migrate(&self, applier: &mut Applier) -> Result<(), Trouble> {
+        let wanted = applier.plugin.descriptor.version;
+        let migrated = self.try_migrate(applier, wanted);
+        let Err(error) = migrated else { return Ok(()) };
+        applier.roll_back();
+        let name = &applier.plugin.descriptor.name;
+        match error {
+            MigrateError::Newer(found) => Err(Trouble::End(Outcome::Misconfigured {
+                message: format!("the tables of {name} are at version {found}, and this plugin is version {wanted}"),
+                hint: "run the newer plugin; there is no way back but a rebuild".to_owned(),
+            })),
+            MigrateError::Apply(error) => match error.kind() {
+                Kind::Permanent => Err(Trouble::End(Outcome::Failed(format!("{name} failed in `migrate`: {error}")))),
+                _ => Err(error.into()),
+            },
+        }
+    }
+
+    /// Runs `migrate` if the tables are older than the projection.
+    fn try_migrate(&self, applier: &mut Applier, wanted: u32) -> Result<(), MigrateError> {
+        applier.work().begin(Phase::Migrate, Sending::AtOnce).map_err(ApplyError::from)?;
+        let found = applier.work().schema_version().map_err(ApplyError::from)?.0;
+        if found > wanted {
+            return Err(MigrateError::Newer(found));
+        }
+        if found == wanted {
+            applier.work().rollback().map_err(ApplyError::from)?;
+            return Ok(());
+        }
+        applier.call(|instance| instance.migrate(found))?;
+        applier.work().commit_migration(wanted).map_err(ApplyError::from)?;
+        tracing::info!(from = found, to = wanted, "the projection's tables are up to date");
+        Ok(())
+    }
+
+    /// Batch after batch.
+    fn follow(
+        &self,
+        applier: &mut Applier,
+        reader: &mut Reader,
+        goal: Option<Position>,
+        backoff: &mut Backoff,
+    ) -> Result<(), Trouble> {
+        let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
+        let mut passed = Instant::now();
+        loop {
+            if self.stop.is_requested() {
+                return Ok(());
+            }
+            self.swap(applier, reader)?;
+            // Before the look, so that what comes after it wakes us.
+            seen = self.source.0.wait(seen, Duration::ZERO);
+            let batch = reader.next(self.options.batch_size)?;
+            if !batch.events.is_empty() {
+                self.apply(applier, &batch)?;
+                self.progress.reached(applier.position);
+                backoff.reset();
+                pause = FIRST_PAUSE;
+                continue;
+            }
+            let reached_goal = goal.is_some_and(|goal| batch.to >= goal);
+            if batch.to > applier.position && (reached_goal || passed.elapsed() >= PASS_EVERY) {
+                applier.pass(batch.to)?;
+                self.progress.reached(applier.position);
+                passed = Instant::now();
+            }
+            if reached_goal {
+                return Ok(());
+            }
+            seen = self.source.0.wait(seen, pause);
+            pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
+        }
+    }
+
+    /// Applies a batch on the fast path, or else carefully.
+    fn apply(&self, applier: &mut Applier, batch: &super::reader::Batch) -> Result<(), Trouble> {
+        let mut backoff = Backoff::default();
+        let applied = loop {
+            let error = match applier.apply(batch) {
+                Ok(applied) => break applied,
+                Err(error) => error,
+            };
+            match error.kind() {
+                Kind::Fenced | Kind::Lost => return Err(error.into()),
+                // A deadlock or a lock timeout is the database's own doing: the same batch mostly succeeds as it is.
+                Kind::Transient
+                    if matches!(error, ApplyError::Sql(_) | ApplyError::Commit(_)) && backoff.failures() < 2 =>
+                {
+                    let wait = backoff.fail();
+                    tracing::info!(%error, ?wait, "trying the batch again");
+                    if self.stop.sleep(wait) == Slept::Stopped {
+                        return Err(Trouble::Stopped);
+                    }
+                }
+                Kind::Transient | Kind::Permanent | Kind::Environment => {
+                    tracing::warn!(%error, events = batch.events.len(), "a batch failed: applying its events one by one");
+                    break applier.apply_carefully(batch, &self.options, &self.stop)?;
+                }
+            }
+        };
+        self.progress.applied(applied);
+        tracing::debug!(position = applier.position.get(), applied, "batch committed");
+        Ok(())
+    }
+
+    /// Goes on with another component, if one has come.
+    fn swap(&self, applier: &mut Applier, reader: &mut Reader) -> Result<(), Trouble> {
+        let plugin = self.plugin.get();
+        if Arc::ptr_eq(&plugin, &applier.plugin) {
+            return Ok(());
+        }
+        let (from, to) = (Arc::clone(&applier.plugin.digest), Arc::clone(&plugin.digest));
+        reader.want(self.wanted(&plugin), applier.position);
+        applier.swap(plugin);
+        self.migrate(applier)?;
+        tracing::info!(from = short(&from), to = short(&to), "the projection was replaced");
+        Ok(())
+    }
+}
+
+/// The beginning of a digest, for people.
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}
+
+/// Why tables were not brought up.
+enum MigrateError {
+    /// They are newer than the projection.
+    Newer(u32),
+    /// It failed.
+    Apply(ApplyError),
+}
+
+impl From<ApplyError> for MigrateError {
+    fn from(error: ApplyError) -> Self {
+        Self::Apply(error)
+    }
+}

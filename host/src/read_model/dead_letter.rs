@@ -1,0 +1,98 @@
+//! What becomes of an event that cannot be applied: a dead letter, written in the transaction that passes over it.
+//!
+//! A parked aggregate stays parked, whoever works on it: its later events follow it, in order, so that none is
+//! applied on top of one that is missing.
+
+use std::fmt;
+
+use fnv::FnvHashSet;
+
+use crate::event::Event;
+
+/// Why an event is a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It failed; its aggregate is parked.
+    Poison,
+    /// Its aggregate is parked.
+    Behind,
+    /// It failed, and its aggregate goes on without it.
+    Skipped,
+}
+
+impl Reason {
+    /// As the databases store it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Poison => "poison",
+            Self::Behind => "behind",
+            Self::Skipped => "skipped",
+        }
+    }
+}
+
+/// An event that was not applied.
+#[derive(Debug)]
+pub struct DeadLetter<'event> {
+    /// The event.
+    pub event: &'event Event,
+    /// Why.
+    pub reason: Reason,
+    /// What went wrong.
+    pub error: &'event str,
+    /// How often it was tried.
+    pub attempts: u32,
+}
+
+/// One aggregate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregate {
+    /// Its bounded context.
+    pub bounded_context: String,
+    /// Its kind.
+    pub aggregate_type: String,
+    /// Which of that kind.
+    pub aggregate_id: String,
+}
+
+impl Aggregate {
+    /// The aggregate of an event.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        Self {
+            bounded_context: event.bounded_context.clone(),
+            aggregate_type: event.aggregate_type.clone(),
+            aggregate_id: event.aggregate_id.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.bounded_context, self.aggregate_type, self.aggregate_id)
+    }
+}
+
+/// The aggregates that are parked, as a worker keeps them.
+#[derive(Clone, Debug, Default)]
+pub struct Parked(FnvHashSet<Aggregate>);
+
+impl Parked {
+    /// Whether this event has to follow its aggregate. Costs nothing while nothing is parked.
+    #[must_use]
+    pub fn holds(&self, event: &Event) -> bool {
+        !self.0.is_empty() && self.0.contains(&Aggregate::of(event))
+    }
+
+    /// Parks an aggregate.
+    pub fn park(&mut self, aggregate: Aggregate) {
+        self.0.insert(aggregate);
+    }
+}
+
+impl FromIterator<Aggregate> for Parked {
+    fn from_iter<I: IntoIterator<Item = Aggregate>>(aggregates: I) -> Self {
+        Self(aggregates.into_iter().collect())
+    }
+}

@@ -1,0 +1,221 @@
+//! Judges a projection's SQL before the database sees it, on the parsed tree, never on text.
+//!
+//! One statement; SELECT, INSERT, UPDATE, DELETE or MERGE, and in `migrate` also CREATE, ALTER and DROP of
+//! tables, indexes and views; no other schema than the projection's own, none of the host's tables. What does
+//! not parse is refused. A verdict is kept by the text, so a statement is parsed once a worker.
+
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use fnv::FnvHashMap;
+use sqlparser::ast::{ObjectName, ObjectType, Statement, visit_relations};
+use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
+use sqlparser::parser::Parser;
+
+use super::value::{Dialect, SqlError, sqlstate};
+
+/// How many verdicts are kept. A projection that makes up a new text for every event gains nothing from them.
+const KEPT: usize = 1_024;
+
+/// Which call a statement comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// `handle` or `flush`: rows.
+    Rows,
+    /// `migrate`: rows, and the tables that hold them.
+    Migrate,
+}
+
+/// What a statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only reads rows (a query whose WITH writes counts as reading: it answers with rows).
+    Reading,
+    /// Writes rows.
+    Writing,
+    /// Makes, alters or drops what holds them.
+    Definition,
+}
+
+/// A statement that may run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The text, as the projection wrote it.
+    pub sql: String,
+    /// What it does.
+    pub kind: Kind,
+    /// Different for different texts, and small: what the stores know a prepared statement by.
+    pub number: u32,
+}
+
+/// Judges the statements of one projection.
+#[derive(Debug)]
+pub struct Guard {
+    /// Which SQL.
+    dialect: Dialect,
+    /// The only schema a statement may name.
+    schema: String,
+    /// Verdicts so far.
+    verdicts: FnvHashMap<String, Arc<Judged>>,
+    /// The number of the next verdict.
+    next: u32,
+}
+
+impl Guard {
+    /// For a projection whose tables live in `schema` (on SQLite the schema is always `main`).
+    #[must_use]
+    pub fn new(dialect: Dialect, projection: &str) -> Self {
+        let schema = match dialect {
+            Dialect::Postgres => projection.to_owned(),
+            Dialect::Sqlite => "main".to_owned(),
+        };
+        Self { dialect, schema, verdicts: FnvHashMap::default(), next: 0 }
+    }
+
+    /// Whether the statement may run now.
+    ///
+    /// # Errors
+    /// When it may not, with what about it.
+    pub fn judge(&mut self, sql: &str, phase: Phase) -> Result<Arc<Judged>, SqlError> {
+        let judged = match self.verdicts.get(sql) {
+            Some(judged) => Arc::clone(judged),
+            None => {
+                let kind = self.kind(sql)?;
+                let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next });
+                self.next += 1;
+                if self.verdicts.len() >= KEPT {
+                    self.verdicts.clear();
+                }
+                self.verdicts.insert(sql.to_owned(), Arc::clone(&judged));
+                judged
+            }
+        };
+        if judged.kind == Kind::Definition && phase == Phase::Rows {
+            return Err(not_allowed("tables, indexes and views are made, altered and dropped in `migrate` only"));
+        }
+        Ok(judged)
+    }
+
+    /// What the statement does, if a projection may do it at all.
+    fn kind(&self, sql: &str) -> Result<Kind, SqlError> {
+        let grammar: &dyn Grammar = match self.dialect {
+            Dialect::Postgres => &PostgreSqlDialect {},
+            Dialect::Sqlite => &SQLiteDialect {},
+        };
+        let statements = Parser::parse_sql(grammar, sql)
+            .map_err(|error| SqlError::permanent(sqlstate::SYNTAX, format!("cannot parse the statement: {error}")))?;
+        let [statement] = &statements[..] else {
+            let message = format!("one statement a call, and this text holds {}", statements.len());
+            return Err(SqlError::permanent(sqlstate::SYNTAX, message));
+        };
+        let kind = kind_of(statement)?;
+        match visit_relations(statement, |name| self.may_name(name)) {
+            ControlFlow::Break(error) => Err(error),
+            ControlFlow::Continue(()) => Ok(kind),
+        }
+    }
+
+    /// Whether a table of this name may be named.
+    fn may_name(&self, name: &ObjectName) -> ControlFlow<SqlError> {
+        let parts: Vec<String> = name
+            .0
+            .iter()
+            .map(|part| part.as_ident().map_or_else(String::new, |ident| ident.value.to_lowercase()))
+            .collect();
+        let table = parts.last().map_or("", String::as_str);
+        if table.starts_with("_projectionist") || table.starts_with("sqlite_") {
+            return ControlFlow::Break(not_allowed(&format!("`{name}` is not the projection's own")));
+        }
+        match &parts[..] {
+            [_] => ControlFlow::Continue(()),
+            [schema, _] if *schema == self.schema => ControlFlow::Continue(()),
+            _ => ControlFlow::Break(not_allowed(&format!("`{name}` is outside of the projection's own schema"))),
+        }
+    }
+}
+
+/// What a statement does, if its kind is one of those allowed.
+fn kind_of(statement: &Statement) -> Result<Kind, SqlError> {
+    match statement {
+        Statement::Query(_) => Ok(Kind::Reading),
+        Statement::Insert(_) | Statement::Update { .. } | Statement::Delete(_) | Statement::Merge { .. } => {
+            Ok(Kind::Writing)
+        }
+        Statement::CreateTable { .. }
+        | Statement::CreateIndex(_)
+        | Statement::CreateView { .. }
+        | Statement::AlterTable { .. }
+        | Statement::AlterIndex { .. }
+        | Statement::Drop { object_type: ObjectType::Table | ObjectType::Index | ObjectType::View, .. } => {
+            Ok(Kind::Definition)
+        }
+        other => {
+            let text = other.to_string();
+            let verb = text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+            Err(not_allowed(&format!("a projection may not run `{verb} …`")))
+        }
+    }
+}
+
+/// The error of what is not allowed.
+fn not_allowed(message: &str) -> SqlError {
+    SqlError::permanent(sqlstate::NOT_ALLOWED, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The code of the verdict on both dialects, or `ok`.
+    fn verdict(sql: &str, phase: Phase) -> String {
+        let one = |dialect| match Guard::new(dialect, "mine").judge(sql, phase) {
+            Ok(_) => "ok".to_owned(),
+            Err(error) => error.code,
+        };
+        let (postgres, sqlite) = (one(Dialect::Postgres), one(Dialect::Sqlite));
+        assert_eq!(postgres, sqlite, "{sql}");
+        postgres
+    }
+
+    #[test]
+    fn rows_may_be_read_and_written() {
+        for sql in [
+            "SELECT a FROM t WHERE b = $1",
+            "INSERT INTO t (a) VALUES ($1) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b",
+            "UPDATE t SET a = $1 WHERE b = $2",
+            "DELETE FROM t",
+            "WITH x AS (SELECT 1 AS a) SELECT * FROM x",
+        ] {
+            assert_eq!(verdict(sql, Phase::Rows), "ok", "{sql}");
+        }
+    }
+
+    #[test]
+    fn tables_are_made_in_migrate_only() {
+        let sql = "CREATE TABLE IF NOT EXISTS t (a TEXT PRIMARY KEY, b BIGINT NOT NULL)";
+        assert_eq!(verdict(sql, Phase::Rows), "42501");
+        assert_eq!(verdict(sql, Phase::Migrate), "ok");
+    }
+
+    #[test]
+    fn the_transaction_is_the_hosts() {
+        for sql in ["COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT a", "SET search_path = x", "DROP SCHEMA mine", "VACUUM"] {
+            assert_ne!(verdict(sql, Phase::Migrate), "ok", "{sql}");
+        }
+        assert_eq!(verdict("SELECT 1; COMMIT", Phase::Rows), "42601");
+        assert_eq!(verdict("", Phase::Rows), "42601");
+    }
+
+    #[test]
+    fn other_schemas_and_the_hosts_tables_are_out_of_bounds() {
+        for sql in [
+            "SELECT * FROM projectionist.checkpoints",
+            "DELETE FROM other.t",
+            "INSERT INTO \"PROJECTIONIST\".checkpoints VALUES (1)",
+            "UPDATE _projectionist_checkpoints SET position = 0",
+            "SELECT * FROM t WHERE a IN (SELECT sql FROM sqlite_master)",
+        ] {
+            assert_eq!(verdict(sql, Phase::Rows), "42501", "{sql}");
+        }
+    }
+}

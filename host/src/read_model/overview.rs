@@ -1,0 +1,162 @@
+//! All checkpoints of a read model's database, for `status`.
+
+use std::path::Path;
+
+use super::ReadModel;
+use super::checkpoint::{Checkpoint, Epoch, Slot};
+use crate::database::schema::{self, Tables};
+use crate::database::{DatabaseError, Postgres, sqlite};
+use crate::event::Position;
+use crate::partition::Partition;
+use crate::timestamp;
+
+/// One projection.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Overview {
+    /// Its name.
+    pub projection: String,
+    /// Its partitions, by key.
+    pub checkpoints: Vec<Checkpoint>,
+    /// How many aggregates are parked.
+    pub parked_aggregates: u64,
+    /// How many dead letters there are.
+    pub dead_letters: u64,
+}
+
+impl ReadModel {
+    /// Every projection that has a checkpoint there.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn overview(&self) -> Result<Vec<Overview>, DatabaseError> {
+        match self {
+            Self::Postgres(database) => database.block_on(postgres(database)),
+            Self::Sqlite(base, _) => in_files(base),
+        }
+    }
+}
+
+/// A row of the checkpoints table: projection, total, key, position, epoch, owner, events, version, digest, time.
+type Row = (String, i32, i32, i64, i64, String, i64, i32, String, i64);
+
+/// A row as a checkpoint. The database checks that a key is below its total.
+fn checkpoint(row: Row) -> (String, Checkpoint) {
+    let (projection, total, key, position, epoch, owner, events, version, digest, updated_at) = row;
+    let checkpoint = Checkpoint {
+        partition: Partition::new(key.unsigned_abs(), total.unsigned_abs()).unwrap_or(Partition::WHOLE),
+        position: Position::from_sql(position),
+        epoch: Epoch(epoch),
+        owner,
+        running: false,
+        events_applied: events.unsigned_abs(),
+        plugin_version: version.unsigned_abs(),
+        plugin_digest: digest,
+        updated_at,
+    };
+    (projection, checkpoint)
+}
+
+/// Puts the checkpoints of a projection together; they come sorted.
+fn gather(rows: Vec<Row>) -> Vec<Overview> {
+    let mut all: Vec<Overview> = Vec::new();
+    for (projection, checkpoint) in rows.into_iter().map(checkpoint) {
+        match all.last_mut() {
+            Some(last) if last.projection == projection => last.checkpoints.push(checkpoint),
+            _ => {
+                all.push(Overview { projection, checkpoints: vec![checkpoint], parked_aggregates: 0, dead_letters: 0 })
+            }
+        }
+    }
+    all
+}
+
+/// From the schema `projectionist`.
+async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
+    let failed = |error| database.error("reading checkpoints", error);
+    let mut connection = database.connect("projectionist status").await?;
+    schema::check_postgres(database, &mut connection, Tables::ReadModel).await?;
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT projection, total_partitions, partition_key, position, epoch, owner, events_applied, plugin_version,
+            plugin_digest, (extract(epoch FROM updated_at) * 1000000)::bigint
+         FROM projectionist.checkpoints ORDER BY projection, total_partitions, partition_key",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .map_err(failed)?;
+    let letters: Vec<(String, i64, i64)> = sqlx::query_as(
+        "SELECT projection, count(*),
+            count(DISTINCT (bounded_context, aggregate_type, aggregate_id)) FILTER (WHERE reason <> 'skipped')
+         FROM projectionist.dead_letters GROUP BY projection",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .map_err(failed)?;
+    let mut all = gather(rows);
+    let held = super::postgres::held(&mut connection).await.map_err(failed)?;
+    for overview in &mut all {
+        for checkpoint in &mut overview.checkpoints {
+            let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
+            checkpoint.running = held.contains(&super::postgres::lock_key(&slot));
+        }
+    }
+    for (projection, dead_letters, parked) in letters {
+        if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
+            overview.dead_letters = dead_letters.unsigned_abs();
+            overview.parked_aggregates = parked.unsigned_abs();
+        }
+    }
+    Ok(all)
+}
+
+/// From the files beside `base`.
+fn in_files(base: &Path) -> Result<Vec<Overview>, DatabaseError> {
+    let mut all = Vec::new();
+    for file in sqlite::projection_files(base)? {
+        let connection = sqlite::open_existing(&file.path)?;
+        if schema::check_sqlite(&file.path, &connection, Tables::ReadModel).is_err() {
+            // A file of that name that is no read model of ours, or one that is being made just now.
+            continue;
+        }
+        let failed = |source| DatabaseError::Sqlite { path: file.path.clone(), doing: "reading checkpoints", source };
+        let read = || -> rusqlite::Result<Vec<Overview>> {
+            let mut statement = connection.prepare(
+                "SELECT projection, total_partitions, partition_key, position, epoch, owner, events_applied,
+                    plugin_version, plugin_digest, updated_at
+                 FROM _projectionist_checkpoints ORDER BY projection, total_partitions, partition_key",
+            )?;
+            let rows = statement.query_map([], |row| {
+                let updated_at: String = row.get(9)?;
+                let updated_at = timestamp::parse(&updated_at).unwrap_or(0);
+                Ok((
+                    row.get(0)?,
+                    row.get(1)?,
+                    row.get(2)?,
+                    row.get(3)?,
+                    row.get(4)?,
+                    row.get(5)?,
+                    row.get(6)?,
+                    row.get(7)?,
+                    row.get(8)?,
+                    updated_at,
+                ))
+            })?;
+            let mut overviews = gather(rows.collect::<rusqlite::Result<_>>()?);
+            for overview in &mut overviews {
+                for checkpoint in &mut overview.checkpoints {
+                    let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
+                    checkpoint.running = super::sqlite::is_held(&file.path, &slot);
+                }
+                let sql = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT bounded_context, aggregate_type, aggregate_id
+                               FROM _projectionist_dead_letters WHERE projection = ?1 AND reason <> 'skipped'))
+                           FROM _projectionist_dead_letters WHERE projection = ?1";
+                let counts: (i64, i64) =
+                    connection.query_row(sql, [&overview.projection], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                overview.dead_letters = counts.0.unsigned_abs();
+                overview.parked_aggregates = counts.1.unsigned_abs();
+            }
+            Ok(overviews)
+        };
+        all.extend(read().map_err(failed)?);
+    }
+    Ok(all)
+}

@@ -1,0 +1,198 @@
+//! A value as an untyped literal of `EXECUTE prepared(…)`.
+//!
+//! An untyped literal takes the type that the statement expects at its place, so Postgres itself does the
+//! binding: `'5'` is an INTEGER here and a NUMERIC there. What would be read as something else (bytes as text,
+//! text as bytes) is refused before, against the types that Postgres inferred.
+
+use std::fmt::Write as _;
+
+use super::super::value::{SqlError, Value, sqlstate};
+use crate::timestamp;
+
+/// Type OIDs of `pg_type`, which never change.
+pub(super) mod oid {
+    /// boolean
+    pub(in super::super) const BOOL: u32 = 16;
+    /// bytea
+    pub(in super::super) const BYTEA: u32 = 17;
+    /// name
+    pub(in super::super) const NAME: u32 = 19;
+    /// bigint
+    pub(in super::super) const INT8: u32 = 20;
+    /// smallint
+    pub(in super::super) const INT2: u32 = 21;
+    /// integer
+    pub(in super::super) const INT4: u32 = 23;
+    /// text
+    pub(in super::super) const TEXT: u32 = 25;
+    /// oid
+    pub(in super::super) const OID: u32 = 26;
+    /// json
+    pub(in super::super) const JSON: u32 = 114;
+    /// real
+    pub(in super::super) const FLOAT4: u32 = 700;
+    /// double precision
+    pub(in super::super) const FLOAT8: u32 = 701;
+    /// character
+    pub(in super::super) const BPCHAR: u32 = 1042;
+    /// character varying
+    pub(in super::super) const VARCHAR: u32 = 1043;
+    /// date
+    pub(in super::super) const DATE: u32 = 1082;
+    /// timestamp
+    pub(in super::super) const TIMESTAMP: u32 = 1114;
+    /// timestamp with time zone
+    pub(in super::super) const TIMESTAMPTZ: u32 = 1184;
+    /// numeric
+    pub(in super::super) const NUMERIC: u32 = 1700;
+    /// uuid
+    pub(in super::super) const UUID: u32 = 2950;
+    /// jsonb
+    pub(in super::super) const JSONB: u32 = 3802;
+    /// The first OID of types that users make: enums, domains.
+    pub(in super::super) const FIRST_OF_USERS: u32 = 16_384;
+}
+
+/// Whether a value may be written where a type is expected.
+fn fits(value: &Value, expected: u32) -> bool {
+    let is_text = matches!(expected, oid::TEXT | oid::VARCHAR | oid::BPCHAR | oid::NAME);
+    let is_number =
+        matches!(expected, oid::INT2 | oid::INT4 | oid::INT8 | oid::NUMERIC | oid::FLOAT4 | oid::FLOAT8 | oid::OID);
+    match value {
+        Value::Null => true,
+        Value::Boolean(_) => expected == oid::BOOL,
+        Value::Int64(_) => is_number,
+        Value::Float64(_) => matches!(expected, oid::FLOAT4 | oid::FLOAT8 | oid::NUMERIC),
+        // Text may be anything that parses, but bytes: `\x41` in a bytea would be the letter A.
+        Value::Text(_) => expected != oid::BYTEA,
+        Value::Bytes(_) => expected == oid::BYTEA,
+        Value::Numeric(_) => is_number,
+        Value::Timestamp(_) => matches!(expected, oid::TIMESTAMPTZ | oid::TIMESTAMP | oid::DATE),
+        Value::Uuid(_) => expected == oid::UUID || is_text,
+        Value::Json(_) => matches!(expected, oid::JSON | oid::JSONB) || is_text,
+    }
+}
+
+/// Writes a value for the place `number` (from 1) of a statement that expects the type `expected`.
+///
+/// # Errors
+/// When it does not fit there.
+pub(super) fn write(
+    into: &mut String,
+    number: usize,
+    value: &Value,
+    expected: u32,
+    name: &str,
+) -> Result<(), SqlError> {
+    // Of a type that users made only its name is known here; Postgres refuses what does not parse.
+    if expected < oid::FIRST_OF_USERS && !fits(value, expected) {
+        let message =
+            format!("parameter ${number} is {} {}, and the statement expects {name}", article(value), value.kind());
+        return Err(SqlError::permanent(sqlstate::PARAMETER_TYPE, message));
+    }
+    match value {
+        Value::Null => into.push_str("NULL"),
+        Value::Boolean(true) => into.push_str("'t'"),
+        Value::Boolean(false) => into.push_str("'f'"),
+        Value::Int64(number) => written(write!(into, "'{number}'")),
+        Value::Float64(number) => write_float(into, *number),
+        Value::Timestamp(micros) => {
+            into.push('\'');
+            into.push_str(&timestamp::format(*micros));
+            into.push('\'');
+        }
+        Value::Bytes(bytes) => write_bytes(into, bytes),
+        Value::Text(text) | Value::Numeric(text) | Value::Uuid(text) | Value::Json(text) => write_text(into, text),
+    }
+    Ok(())
+}
+
+/// `a` or `an`.
+fn article(value: &Value) -> &'static str {
+    if matches!(value, Value::Int64(_)) { "an" } else { "a" }
+}
+
+/// Writing into a `String` cannot fail.
+fn written(result: std::fmt::Result) {
+    debug_assert!(result.is_ok(), "a String takes whatever is written");
+}
+
+/// A float so that it reads back the same: Rust prints the shortest text that does.
+fn write_float(into: &mut String, number: f64) {
+    if number.is_nan() {
+        into.push_str("'NaN'");
+    } else if number.is_infinite() {
+        into.push_str(if number > 0.0 { "'Infinity'" } else { "'-Infinity'" });
+    } else {
+        written(write!(into, "'{number:e}'"));
+    }
+}
+
+/// Text between quotes. The connection has `standard_conforming_strings` on, so a backslash is only itself, and
+/// the quote is the one character to double.
+fn write_text(into: &mut String, text: &str) {
+    into.reserve(text.len() + 2);
+    into.push('\'');
+    let mut rest = text;
+    while let Some(at) = rest.find('\'') {
+        into.push_str(&rest[..=at]);
+        into.push('\'');
+        rest = &rest[at + 1..];
+    }
+    into.push_str(rest);
+    into.push('\'');
+}
+
+/// Bytes in the hex format of bytea.
+fn write_bytes(into: &mut String, bytes: &[u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    into.reserve(bytes.len() * 2 + 4);
+    into.push_str("'\\x");
+    for byte in bytes {
+        into.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        into.push(char::from(DIGITS[usize::from(byte & 15)]));
+    }
+    into.push('\'');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is written for a value where `expected` is expected.
+    fn literal(value: Value, expected: u32) -> String {
+        let mut text = String::new();
+        match write(&mut text, 1, &value, expected, "that type") {
+            Ok(()) => text,
+            Err(error) => error.message,
+        }
+    }
+
+    #[test]
+    fn quotes_are_doubled_and_backslashes_are_themselves() {
+        assert_eq!(literal(Value::Text(r"it's a \ and ''".into()), oid::TEXT), r"'it''s a \ and '''''");
+        assert_eq!(literal(Value::Text("'".into()), oid::TEXT), "''''");
+        assert_eq!(literal(Value::Bytes(vec![0, 0xab, b'\'']), oid::BYTEA), r"'\x00ab27'");
+    }
+
+    #[test]
+    fn a_value_that_would_be_read_as_something_else_is_refused_by_number() {
+        for (value, expected) in [
+            (Value::Bytes(vec![1]), oid::TEXT),
+            (Value::Text("x".into()), oid::BYTEA),
+            (Value::Boolean(true), oid::INT4),
+            (Value::Int64(1), oid::TEXT),
+            (Value::Timestamp(0), oid::TEXT),
+        ] {
+            let message = literal(value, expected);
+            assert!(message.starts_with("parameter $1 is a"), "{message}");
+        }
+    }
+
+    #[test]
+    fn extremes_are_written_so_that_they_read_back() {
+        assert_eq!(literal(Value::Int64(i64::MIN), oid::INT8), "'-9223372036854775808'");
+        assert_eq!(literal(Value::Float64(f64::MIN_POSITIVE), oid::FLOAT8), "'2.2250738585072014e-308'");
+        assert_eq!(literal(Value::Float64(f64::NEG_INFINITY), oid::FLOAT8), "'-Infinity'");
+    }
+}

@@ -1,0 +1,38 @@
+//! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
+//!
+//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`statements`] how statements
+//! are prepared and their parameters written, [`decode`] how columns are read.
+
+mod claim;
+mod decode;
+mod literal;
+mod statements;
+mod store;
+
+pub use claim::check;
+pub(super) use claim::{held, lock_key};
+pub use store::PostgresStore;
+
+use super::value::{SqlError, sqlstate};
+
+/// An error of the driver, as a projection sees it.
+fn sql_error(error: &sqlx::Error) -> SqlError {
+    match error {
+        sqlx::Error::Database(error) => {
+            let code = error.code().unwrap_or_default().into_owned();
+            // Serialization failures, deadlocks and lock timeouts pass; and so does whatever a restart causes.
+            let retryable =
+                matches!(&*code, "40001" | "40P01" | "55P03" | "57P01" | "57P02" | "57P03") || code.starts_with("08");
+            SqlError { code, message: error.message().to_owned(), retryable }
+        }
+        lost if crate::database::error::is_lost(lost) => {
+            SqlError::retryable(sqlstate::CONNECTION_FAILURE, lost.to_string())
+        }
+        other => SqlError::permanent(sqlstate::OTHER, other.to_string()),
+    }
+}
+
+/// A name as an SQL identifier.
+fn quote_identifier(name: &str) -> String {
+    format!("\"{}\"", name.replace('"', "\"\""))
+}

@@ -1,0 +1,345 @@
+//! The transaction of a worker on Postgres: statements kept, and sent many at once.
+
+use futures_util::TryStreamExt as _;
+use sqlx::postgres::PgRow;
+use sqlx::{AssertSqlSafe, Column as _, Either, PgConnection, Row as _, ValueRef as _};
+
+use super::super::checkpoint::{Advance, Epoch, Slot};
+use super::super::dead_letter::DeadLetter;
+use super::super::guard::{Judged, Kind};
+use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
+use super::super::unit_of_work::SqlLimits;
+use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
+use super::statements::{Message, Statements};
+use super::{decode, quote_identifier, sql_error};
+use crate::database::Postgres;
+use crate::event::Position;
+
+/// How many bytes are kept before they are sent, so that a large batch does not pile up on either side.
+const SEND_AT: usize = 1 << 20;
+
+/// What `1 / count(*)` fails with when no checkpoint was moved.
+const DIVISION_BY_ZERO: &str = "22012";
+
+/// A claimed partition in Postgres.
+pub struct PostgresStore {
+    /// The database, for its runtime.
+    database: Postgres,
+    /// The session that holds the claim.
+    connection: PgConnection,
+    /// Which partition.
+    slot: Slot,
+    /// Where the checkpoint stands, as this worker knows it.
+    position: Position,
+    /// What results may be.
+    limits: StatementLimits,
+    /// What was prepared and kept.
+    statements: Statements,
+}
+
+impl std::fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PostgresStore")
+            .field("slot", &self.slot)
+            .field("position", &self.position)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a message came back.
+struct SendError {
+    /// What failed.
+    error: SqlError,
+    /// Which part of the message.
+    part: usize,
+}
+
+impl PostgresStore {
+    /// Takes over a session and its claim.
+    pub(super) fn new(database: Postgres, connection: PgConnection, slot: Slot, position: Position) -> Self {
+        let limits = SqlLimits::default().statement;
+        Self { database, connection, slot, position, limits, statements: Statements::default() }
+    }
+
+    /// Sends a message; gives the result of its last statement that belongs to the guest.
+    fn send_message(&mut self, message: Message) -> Result<Rowset, SendError> {
+        let Message { text, parts } = message;
+        if parts.is_empty() {
+            return Ok(Rowset::default());
+        }
+        let (database, connection, limits) = (&self.database, &mut self.connection, self.limits);
+        let wanted = parts.len() - 1;
+        let mut at = 0;
+        let received: Result<Result<Rowset, SqlError>, sqlx::Error> = database.block_on(async {
+            let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
+            let mut rowset = Ok(Rowset::default());
+            let mut bytes = 0;
+            while let Some(result) = results.try_next().await? {
+                match result {
+                    Either::Left(done) => {
+                        if at == wanted
+                            && let Ok(rowset) = &mut rowset
+                        {
+                            // The command's count includes the rows of a SELECT.
+                            rowset.affected = done.rows_affected();
+                        }
+                        at += 1;
+                    }
+                    Either::Right(row) if at == wanted => {
+                        rowset = rowset.and_then(|rowset| read_row(rowset, &row, &mut bytes, &limits));
+                    }
+                    // An INSERT … RETURNING through `execute`: nobody asked for its rows.
+                    Either::Right(_) => {}
+                }
+            }
+            Ok(rowset)
+        });
+        match received {
+            Ok(Ok(rowset)) => Ok(rowset),
+            Ok(Err(error)) => Err(SendError { error, part: wanted }),
+            Err(error) => {
+                let error = self.statements.explain(sql_error(&error), parts.get(at));
+                Err(SendError { error, part: at })
+            }
+        }
+    }
+
+    /// Sends what was kept.
+    fn send_kept(&mut self) -> Result<Rowset, SqlError> {
+        let message = self.statements.take();
+        self.send_message(message).map_err(|failed| failed.error)
+    }
+
+    /// Prepares a guest's statement, once. What is kept goes first: a statement that cannot be prepared aborts the
+    /// transaction, and a savepoint that was not set yet could not bring it back.
+    fn prepare(&mut self, judged: &Judged) -> Result<(), SqlError> {
+        if self.statements.knows(judged) {
+            return Ok(());
+        }
+        self.send_kept()?;
+        let (statements, connection) = (&mut self.statements, &mut self.connection);
+        self.database.block_on(statements.prepare(connection, judged))
+    }
+
+    /// Runs a statement of `migrate`: it cannot be prepared, and what comes after it needs what it makes.
+    fn define(&mut self, judged: &Judged, parameters: &[Value]) -> Result<(), SqlError> {
+        if !parameters.is_empty() {
+            return Err(SqlError::permanent(sqlstate::PARAMETER_COUNT, "CREATE, ALTER and DROP take no parameters"));
+        }
+        self.send_kept()?;
+        // The extended protocol takes one statement and no more.
+        let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut self.connection);
+        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    /// Who has fenced this worker off.
+    fn fenced(&mut self) -> CommitError {
+        let find = sqlx::query_as::<_, (String, i64)>(
+            "SELECT owner, epoch FROM projectionist.checkpoints
+             WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3",
+        )
+        .bind(&self.slot.projection)
+        .bind(self.slot.partition.total().cast_signed())
+        .bind(self.slot.partition.key().cast_signed())
+        .fetch_one(&mut self.connection);
+        let (owner, epoch) =
+            self.database.block_on(find).unwrap_or_else(|_| ("somebody who has removed its checkpoint".to_owned(), 0));
+        CommitError::Fenced { slot: self.slot.clone(), owner, epoch: Epoch(epoch) }
+    }
+}
+
+/// Adds a row to a result.
+fn read_row(mut rowset: Rowset, row: &PgRow, bytes: &mut usize, limits: &StatementLimits) -> Result<Rowset, SqlError> {
+    if rowset.columns.is_empty() {
+        rowset.columns = row.columns().iter().map(|column| column.name().to_owned()).collect();
+    }
+    let mut values = Vec::with_capacity(row.len());
+    for column in 0..row.len() {
+        let raw = row.try_get_raw(column).map_err(|error| sql_error(&error))?;
+        let value = if raw.is_null() {
+            Value::Null
+        } else {
+            let of = raw.type_info().oid().map_or(0, |oid| oid.0);
+            let text = raw.as_str().map_err(|error| SqlError::permanent(sqlstate::OTHER, error.to_string()))?;
+            decode::decode(text, of)?
+        };
+        *bytes += value.size();
+        values.push(value);
+    }
+    rowset.rows.push(values);
+    limits.check(rowset.rows.len(), *bytes)?;
+    Ok(rowset)
+}
+
+impl Store for PostgresStore {
+    fn dialect(&self) -> Dialect {
+        Dialect::Postgres
+    }
+
+    fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
+        self.limits = limits;
+        let timeout = format!("SET statement_timeout = {}", limits.time.as_millis());
+        let run = sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut self.connection);
+        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn begin(&mut self) -> Result<(), SqlError> {
+        // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
+        self.statements.forget();
+        self.statements.keep_own("BEGIN");
+        Ok(())
+    }
+
+    fn execute(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<(), SqlError> {
+        if statement.kind == Kind::Definition {
+            return self.define(statement, &parameters);
+        }
+        self.prepare(statement)?;
+        self.statements.keep(statement, &parameters)?;
+        if self.statements.kept() >= SEND_AT { self.send() } else { Ok(()) }
+    }
+
+    fn send(&mut self) -> Result<(), SqlError> {
+        self.send_kept().map(drop)
+    }
+
+    fn query(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<Rowset, SqlError> {
+        if statement.kind == Kind::Definition {
+            return self.define(statement, &parameters).map(|()| Rowset::default());
+        }
+        self.prepare(statement)?;
+        self.statements.keep(statement, &parameters)?;
+        let mut rowset = self.send_kept()?;
+        if statement.kind == Kind::Reading {
+            rowset.affected = 0;
+        }
+        Ok(rowset)
+    }
+
+    fn savepoint(&mut self) -> Result<(), SqlError> {
+        self.statements.keep_own("SAVEPOINT one_event");
+        Ok(())
+    }
+
+    fn release(&mut self) -> Result<(), SqlError> {
+        self.statements.keep_own("RELEASE one_event");
+        Ok(())
+    }
+
+    fn rollback_to_savepoint(&mut self) -> Result<(), SqlError> {
+        // What is kept may hold the savepoint itself: without sending it there would be nothing to go back to. It
+        // may also fail; going back undoes that too, as long as the savepoint was reached.
+        let kept = self.statements.take();
+        self.send_message(kept).ok();
+        self.statements.keep_own("ROLLBACK TO one_event");
+        self.statements.keep_own("RELEASE one_event");
+        self.send()
+    }
+
+    fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
+        self.send()?;
+        let event = letter.event;
+        let insert = sqlx::query(
+            "INSERT INTO projectionist.dead_letters (projection, global_position, bounded_context, aggregate_type,
+                 aggregate_id, aggregate_version, event_id, event_type, reason, error, attempts, plugin_digest)
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+        )
+        .bind(&self.slot.projection)
+        .bind(event.position().to_sql())
+        .bind(&event.bounded_context)
+        .bind(&event.aggregate_type)
+        .bind(&event.aggregate_id)
+        .bind(event.aggregate_version.cast_signed())
+        .bind(&event.event_id)
+        .bind(&event.event_type)
+        .bind(letter.reason.as_str())
+        .bind(letter.error.replace('\0', "\u{fffd}"))
+        .bind(letter.attempts.cast_signed())
+        .bind(plugin_digest)
+        .execute(&mut self.connection);
+        self.database.block_on(insert).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
+        self.send()?;
+        let (database, connection, projection) = (&self.database, &mut self.connection, &self.slot.projection);
+        let run = async {
+            let version: i32 = sqlx::query_scalar(
+                "SELECT schema_version FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
+            )
+            .bind(projection)
+            .fetch_one(&mut *connection)
+            .await?;
+            let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+                .bind(projection)
+                .fetch_one(&mut *connection)
+                .await?;
+            if version == 0 && exists {
+                return Ok(Err(SqlError::permanent(
+                    "42P06",
+                    format!(
+                        "the schema {projection} is there already and is not this projection's; \
+                         run the projection under another name (--plugin NAME=FILE), or drop the schema"
+                    ),
+                )));
+            }
+            if version == 0 {
+                let create = format!("CREATE SCHEMA {}", quote_identifier(projection));
+                sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
+            }
+            Ok(Ok(SchemaVersion(version.unsigned_abs())))
+        };
+        database.block_on(run).map_err(|error: sqlx::Error| sql_error(&error))?
+    }
+
+    fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
+        self.send()?;
+        let update = sqlx::query(
+            "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1",
+        )
+        .bind(&self.slot.projection)
+        .bind(version.cast_signed())
+        .execute(&mut self.connection);
+        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
+        self.statements.keep_own(&format!(
+            "EXECUTE projectionist_advance({}, {}, {}, '{}', {})",
+            advance.to.to_sql(),
+            advance.applied,
+            advance.plugin_version,
+            advance.plugin_digest.replace('\'', "''"),
+            self.position.to_sql(),
+        ));
+        self.statements.keep_own("COMMIT");
+        let message = self.statements.take();
+        let fence = message.parts.len() - 2;
+        match self.send_message(message) {
+            Ok(_) => {
+                self.position = advance.to;
+                Ok(())
+            }
+            Err(SendError { error, part }) => {
+                self.rollback().ok();
+                let fenced = part == fence && error.code == DIVISION_BY_ZERO;
+                Err(if fenced { self.fenced() } else { error.into() })
+            }
+        }
+    }
+
+    fn commit_in_place(&mut self) -> Result<(), CommitError> {
+        self.statements.keep_own("COMMIT");
+        let message = self.statements.take();
+        self.send_message(message).map(drop).map_err(|failed| {
+            self.rollback().ok();
+            failed.error.into()
+        })
+    }
+
+    fn rollback(&mut self) -> Result<(), SqlError> {
+        self.statements.forget();
+        let run = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection);
+        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+    }
+}

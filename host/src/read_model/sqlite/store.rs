@@ -1,0 +1,311 @@
+//! The transaction of a worker on SQLite. Statements run in place, on the worker's thread, as they come.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, params};
+
+use super::super::checkpoint::{Advance, Epoch, Slot};
+use super::super::dead_letter::DeadLetter;
+use super::super::guard::{Judged, Kind};
+use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
+use super::super::unit_of_work::SqlLimits;
+use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
+use super::authorizer::{Compiling, Whose};
+use super::{sql_error, values};
+use crate::event::Position;
+
+/// How many steps of SQLite's machine pass between two looks at the clock: some 20 µs.
+const STEPS_PER_LOOK: i32 = 2_000;
+
+/// A claimed partition in a projection's file.
+pub struct SqliteStore {
+    /// The file.
+    connection: Connection,
+    /// Whose statement is compiled.
+    compiling: Compiling,
+    /// Says that this process works on the partition, for as long as it is open.
+    _lock: File,
+    /// Which partition.
+    slot: Slot,
+    /// Where the checkpoint stands, as this worker knows it.
+    position: Position,
+    /// The claim.
+    epoch: Epoch,
+    /// What results may be.
+    limits: StatementLimits,
+    /// When the running statement is interrupted.
+    deadline: Deadline,
+    /// Whether BEGIN has still to be said.
+    begin_pending: bool,
+}
+
+impl std::fmt::Debug for SqliteStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SqliteStore").field("slot", &self.slot).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// When a statement is interrupted: nanoseconds since `base`; 0 for never.
+#[derive(Clone, Debug)]
+struct Deadline {
+    /// What the time counts from.
+    base: Instant,
+    /// Shared with the progress handler.
+    at: Arc<AtomicU64>,
+}
+
+impl Deadline {
+    /// Sets it.
+    fn set(&self, after: Option<Duration>) {
+        let at = after.map_or(0, |after| u64::try_from((self.base.elapsed() + after).as_nanos()).unwrap_or(u64::MAX));
+        self.at.store(at, Ordering::Relaxed);
+    }
+
+    /// Whether it has passed.
+    fn has_passed(&self) -> bool {
+        let at = self.at.load(Ordering::Relaxed);
+        at != 0 && self.base.elapsed().as_nanos() > u128::from(at)
+    }
+}
+
+impl SqliteStore {
+    /// Takes over a connection and its claim.
+    pub(super) fn new(
+        connection: Connection,
+        lock: File,
+        slot: Slot,
+        position: Position,
+        epoch: Epoch,
+    ) -> rusqlite::Result<Self> {
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        let deadline = Deadline { base: Instant::now(), at: Arc::default() };
+        let seen = deadline.clone();
+        connection.progress_handler(STEPS_PER_LOOK, Some(move || seen.has_passed()))?;
+        let compiling = Compiling::watch(&connection)?;
+        let limits = SqlLimits::default().statement;
+        Ok(Self { connection, compiling, _lock: lock, slot, position, epoch, limits, deadline, begin_pending: false })
+    }
+
+    /// Says BEGIN if it has not been said. Only now, so that a guest that computes first, or folds in memory, does
+    /// not keep the other partitions from writing meanwhile.
+    fn ensure_begun(&mut self) -> Result<(), SqlError> {
+        if self.begin_pending {
+            self.host("BEGIN IMMEDIATE", params![])?;
+            self.begin_pending = false;
+        }
+        Ok(())
+    }
+
+    /// Runs a statement of the host's, and gives how many rows it changed.
+    fn host(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
+        let run = || self.connection.prepare_cached(sql)?.execute(parameters);
+        run().map_err(|error| sql_error(&error))
+    }
+
+    /// Runs a statement of the guest's.
+    fn guest(&mut self, judged: &Judged, parameters: &[Value]) -> Result<Rowset, SqlError> {
+        self.ensure_begun()?;
+        let whose = match judged.kind {
+            Kind::Reading | Kind::Writing => Whose::GuestRows,
+            Kind::Definition => Whose::GuestDefinition,
+        };
+        self.deadline.set(Some(self.limits.time));
+        // Stepping may compile again, when the schema has changed; so all of it is the guest's.
+        let result = self.compiling.of(whose, || self.run(judged, parameters));
+        self.deadline.set(None);
+        result.map_err(|error| match &*error.code {
+            "57014" => SqlError::permanent("57014", format!("the statement ran longer than {:?}", self.limits.time)),
+            _ => error,
+        })
+    }
+
+    /// Compiles, binds, and reads whatever comes.
+    fn run(&self, judged: &Judged, parameters: &[Value]) -> Result<Rowset, SqlError> {
+        let failed = |error: rusqlite::Error| sql_error(&error);
+        let mut statement = self.connection.prepare_cached(&judged.sql).map_err(failed)?;
+        values::bind(&mut statement, parameters)?;
+        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
+        let declared = if columns.is_empty() { Vec::new() } else { values::declared(&statement) };
+        let readonly = statement.readonly();
+        let mut rowset = Rowset { columns, ..Rowset::default() };
+        let mut bytes = 0;
+        let mut rows = statement.raw_query();
+        while let Some(row) = rows.next().map_err(failed)? {
+            let mut values = Vec::with_capacity(declared.len());
+            for (column, declared) in declared.iter().enumerate() {
+                let value = values::from_sqlite(row.get_ref(column).map_err(failed)?, *declared);
+                bytes += value.size();
+                values.push(value);
+            }
+            rowset.rows.push(values);
+            self.limits.check(rowset.rows.len(), bytes)?;
+        }
+        drop(rows);
+        rowset.affected = if readonly { 0 } else { self.connection.changes() };
+        Ok(rowset)
+    }
+
+    /// Who has fenced this worker off.
+    fn fenced(&self) -> CommitError {
+        let found = self.connection.query_row(
+            "SELECT owner, epoch FROM _projectionist_checkpoints
+             WHERE projection = ?1 AND total_partitions = ?2 AND partition_key = ?3",
+            params![self.slot.projection, self.slot.partition.total(), self.slot.partition.key()],
+            |row| Ok((row.get(0)?, Epoch(row.get(1)?))),
+        );
+        let (owner, epoch) = found.unwrap_or_else(|_| ("somebody who has removed its checkpoint".to_owned(), Epoch(0)));
+        CommitError::Fenced { slot: self.slot.clone(), owner, epoch }
+    }
+}
+
+impl StatementLimits {
+    /// Whether a result of this many rows and bytes is still within the limits.
+    pub(in super::super) fn check(&self, rows: usize, bytes: usize) -> Result<(), SqlError> {
+        if rows > self.rows {
+            return Err(SqlError::permanent(sqlstate::LIMIT, format!("the result has more than {} rows", self.rows)));
+        }
+        if bytes > self.result_bytes {
+            let message = format!("the result has more than {} bytes", self.result_bytes);
+            return Err(SqlError::permanent(sqlstate::LIMIT, message));
+        }
+        Ok(())
+    }
+}
+
+impl Store for SqliteStore {
+    fn dialect(&self) -> Dialect {
+        Dialect::Sqlite
+    }
+
+    fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
+        self.limits = limits;
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), SqlError> {
+        self.begin_pending = true;
+        Ok(())
+    }
+
+    fn execute(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<(), SqlError> {
+        self.guest(statement, &parameters).map(drop)
+    }
+
+    fn send(&mut self) -> Result<(), SqlError> {
+        Ok(())
+    }
+
+    fn query(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<Rowset, SqlError> {
+        self.guest(statement, &parameters)
+    }
+
+    fn savepoint(&mut self) -> Result<(), SqlError> {
+        self.ensure_begun()?;
+        self.host("SAVEPOINT one_event", params![]).map(drop)
+    }
+
+    fn release(&mut self) -> Result<(), SqlError> {
+        self.host("RELEASE one_event", params![]).map(drop)
+    }
+
+    fn rollback_to_savepoint(&mut self) -> Result<(), SqlError> {
+        self.host("ROLLBACK TO one_event", params![])?;
+        self.release()
+    }
+
+    fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
+        self.ensure_begun()?;
+        let event = letter.event;
+        self.host(
+            "INSERT INTO _projectionist_dead_letters (projection, global_position, bounded_context, aggregate_type,
+                 aggregate_id, aggregate_version, event_id, event_type, reason, error, attempts, plugin_digest)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+            params![
+                self.slot.projection,
+                event.position().to_sql(),
+                event.bounded_context,
+                event.aggregate_type,
+                event.aggregate_id,
+                event.aggregate_version.cast_signed(),
+                event.event_id,
+                event.event_type,
+                letter.reason.as_str(),
+                letter.error,
+                letter.attempts,
+                plugin_digest,
+            ],
+        )
+        .map(drop)
+    }
+
+    fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
+        // The write lock of BEGIN IMMEDIATE is what the other partitions wait for.
+        self.ensure_begun()?;
+        let sql = "SELECT coalesce(max(schema_version), 0) FROM _projectionist_projections WHERE projection = ?1";
+        let version = self.connection.query_row(sql, [&self.slot.projection], |row| row.get(0));
+        version.map(SchemaVersion).map_err(|error| sql_error(&error))
+    }
+
+    fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
+        self.host(
+            "INSERT INTO _projectionist_projections (projection, schema_version) VALUES (?1, ?2)
+             ON CONFLICT (projection) DO UPDATE SET schema_version = excluded.schema_version,
+                 migrated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')",
+            params![self.slot.projection, version],
+        )
+        .map(drop)
+    }
+
+    fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
+        let moved = self.ensure_begun().and_then(|()| {
+            self.host(
+                "UPDATE _projectionist_checkpoints SET position = ?1, events_applied = events_applied + ?2,
+                     plugin_version = ?3, plugin_digest = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')
+                 WHERE projection = ?5 AND total_partitions = ?6 AND partition_key = ?7 AND epoch = ?8 AND position = ?9",
+                params![
+                    advance.to.to_sql(),
+                    advance.applied.cast_signed(),
+                    advance.plugin_version,
+                    &*advance.plugin_digest,
+                    self.slot.projection,
+                    self.slot.partition.total(),
+                    self.slot.partition.key(),
+                    self.epoch.0,
+                    self.position.to_sql(),
+                ],
+            )
+        });
+        match moved {
+            Ok(1) => self.commit_in_place(),
+            Ok(_) => {
+                self.rollback().ok();
+                Err(self.fenced())
+            }
+            Err(error) => {
+                self.rollback().ok();
+                Err(error.into())
+            }
+        }?;
+        self.position = advance.to;
+        Ok(())
+    }
+
+    fn commit_in_place(&mut self) -> Result<(), CommitError> {
+        let committed = self.ensure_begun().and_then(|()| self.host("COMMIT", params![]));
+        committed.map(drop).map_err(|error| {
+            self.rollback().ok();
+            error.into()
+        })
+    }
+
+    fn rollback(&mut self) -> Result<(), SqlError> {
+        self.begin_pending = false;
+        // SQLite rolls back by itself after some errors (a full disk), and then there is nothing to roll back.
+        if self.connection.is_autocommit() { Ok(()) } else { self.host("ROLLBACK", params![]).map(drop) }
+    }
+}

@@ -1,0 +1,182 @@
+//! What a database has to do for a worker that has claimed a partition.
+//!
+//! [`Store`] is the whole difference between Postgres and SQLite as far as the loop knows: transactions, the
+//! statements of a projection, and a commit that moves the checkpoint or is refused.
+
+use std::time::Duration;
+
+use super::checkpoint::{Advance, Epoch, Slot};
+use super::dead_letter::{DeadLetter, Parked};
+use super::guard::Judged;
+use super::value::{Dialect, Rowset, SqlError, Value};
+use crate::database::DatabaseError;
+use crate::event::Position;
+
+/// A claimed partition.
+pub struct Claim {
+    /// How far it is.
+    pub position: Position,
+    /// The number of this claim.
+    pub epoch: Epoch,
+    /// Which aggregates are parked.
+    pub parked: Parked,
+    /// Its database. The claim ends when this is dropped.
+    pub store: Box<dyn Store>,
+}
+
+impl std::fmt::Debug for Claim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Claim").field("position", &self.position).field("epoch", &self.epoch).finish_non_exhaustive()
+    }
+}
+
+/// Why a partition could not be claimed.
+#[derive(Debug, thiserror::Error)]
+pub enum ClaimError {
+    /// Somebody works on it.
+    #[error("partition {} of {} is held by {owner}", slot.partition, slot.projection)]
+    Held {
+        /// Which.
+        slot: Slot,
+        /// Who.
+        owner: String,
+    },
+    /// The projection's checkpoints are for another number of partitions.
+    #[error("{} has checkpoints for {found} partitions, not for {}", slot.projection, slot.partition.total())]
+    OtherTotal {
+        /// Which was asked for.
+        slot: Slot,
+        /// How many there are.
+        found: u32,
+    },
+    /// The database fails.
+    #[error(transparent)]
+    Database(#[from] DatabaseError),
+}
+
+/// Why a transaction was not committed. It is rolled back.
+#[derive(Debug, thiserror::Error)]
+pub enum CommitError {
+    /// Somebody else has claimed the partition since.
+    #[error("fenced: partition {} of {} was taken over by {owner}, epoch {epoch}", slot.partition, slot.projection)]
+    Fenced {
+        /// Which.
+        slot: Slot,
+        /// Who took it.
+        owner: String,
+        /// Their epoch.
+        epoch: Epoch,
+    },
+    /// A buffered statement failed, or the commit itself.
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+}
+
+/// The version of a projection's tables, read under a lock that lasts until the transaction ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaVersion(pub u32);
+
+/// Limits that only the database can keep.
+#[derive(Clone, Copy, Debug)]
+pub struct StatementLimits {
+    /// How many rows one result may have.
+    pub rows: usize,
+    /// How many bytes one result may have.
+    pub result_bytes: usize,
+    /// How long one statement may run.
+    pub time: Duration,
+}
+
+/// The database of one claimed partition.
+///
+/// Between [`Store::begin`] and [`Store::commit`] or [`Store::rollback`] there is one transaction. After an error
+/// of `execute`, `query` or `send` nothing more can be done with it than to roll back, to a savepoint or whole.
+pub trait Store: Send {
+    /// Which SQL it speaks.
+    fn dialect(&self) -> Dialect;
+
+    /// Keeps these limits from now on.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError>;
+
+    /// Begins a transaction.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn begin(&mut self) -> Result<(), SqlError>;
+
+    /// Runs a statement, or keeps it for [`Store::send`].
+    ///
+    /// # Errors
+    /// When it, or one that was kept before, fails.
+    fn execute(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<(), SqlError>;
+
+    /// Runs whatever was kept.
+    ///
+    /// # Errors
+    /// When one of them fails.
+    fn send(&mut self) -> Result<(), SqlError>;
+
+    /// Runs whatever was kept, then this.
+    ///
+    /// # Errors
+    /// When one of them fails, or the result is past a limit.
+    fn query(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<Rowset, SqlError>;
+
+    /// Sets the savepoint. There is one at a time.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn savepoint(&mut self) -> Result<(), SqlError>;
+
+    /// Keeps what was done since the savepoint.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn release(&mut self) -> Result<(), SqlError>;
+
+    /// Undoes what was done since the savepoint; what was kept and not sent is forgotten.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn rollback_to_savepoint(&mut self) -> Result<(), SqlError>;
+
+    /// Writes a dead letter in the transaction.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError>;
+
+    /// Makes room for the projection's tables, if need be, and says which version they have. Other workers of
+    /// the projection wait here until the transaction ends.
+    ///
+    /// # Errors
+    /// When the connection fails, or the room is somebody else's.
+    fn schema_version(&mut self) -> Result<SchemaVersion, SqlError>;
+
+    /// Says which version the projection's tables have now.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError>;
+
+    /// Runs whatever was kept, moves the checkpoint from where this worker knows it, and commits.
+    ///
+    /// # Errors
+    /// When a statement fails or the worker is fenced; then everything is rolled back.
+    fn commit(&mut self, advance: &Advance) -> Result<(), CommitError>;
+
+    /// Commits without moving the checkpoint: for `migrate`.
+    ///
+    /// # Errors
+    /// As [`Store::commit`].
+    fn commit_in_place(&mut self) -> Result<(), CommitError>;
+
+    /// Rolls everything back.
+    ///
+    /// # Errors
+    /// When the connection fails; then the server has rolled back.
+    fn rollback(&mut self) -> Result<(), SqlError>;
+}

@@ -1,0 +1,124 @@
+//! Where events come from.
+//!
+//! A [`Source`] answers three questions: how far may be read without missing an event that commits late
+//! ([`Source::horizon`]), which events of mine stand between here and there ([`Source::page`]), and when it
+//! is worth asking again ([`Source::wait`]). [`horizon`] has the argument why nothing is lost, [`postgres`] and
+//! [`sqlite`] the two kinds, [`wake`] how a waiting worker is woken.
+//!
+//! The trait is synchronous: a worker is a thread, and what is async stays inside `postgres`.
+
+pub mod horizon;
+pub mod postgres;
+pub mod sqlite;
+pub mod wake;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::runtime::Handle;
+
+use crate::database::{DatabaseError, DatabaseUrl};
+use crate::event::{Event, Position};
+use crate::partition::Partition;
+
+/// Where events come from. Shared by all workers of a process.
+pub trait Source: Send + Sync {
+    /// Moves the horizon as far as it goes now: everything at or below it is visible to the next [`Source::page`]
+    /// or will never be.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn horizon(&self) -> Result<Position, DatabaseError>;
+
+    /// The last position that is visible now, whether it may be read already or not.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn last(&self) -> Result<Position, DatabaseError>;
+
+    /// The first events of `wanted` behind `after` and not behind `upto`, from at most `limit` rows.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError>;
+
+    /// How many events stand behind `after` and not behind `upto`, of all partitions and types, and when the
+    /// oldest of them was written (microseconds since 1970, UTC).
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError>;
+
+    /// Who keeps the horizon below the last event, if somebody does.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError>;
+
+    /// Waits until there may be more than there was at `seen`, at most `timeout`; gives what to pass next time.
+    fn wait(&self, seen: wake::Seen, timeout: Duration) -> wake::Seen;
+}
+
+/// Which events a worker wants: what its projection describes, and its partition.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// Empty for all.
+    pub event_types: Vec<String>,
+    /// Empty for all.
+    pub aggregate_types: Vec<String>,
+    /// Empty for all.
+    pub bounded_contexts: Vec<String>,
+    /// Whose aggregates.
+    pub partition: Partition,
+}
+
+impl Wanted {
+    /// Every event there is.
+    #[must_use]
+    pub fn everything() -> Self {
+        Self { event_types: vec![], aggregate_types: vec![], bounded_contexts: vec![], partition: Partition::WHOLE }
+    }
+}
+
+/// A stretch of the log.
+#[derive(Debug)]
+pub struct Page {
+    /// The wanted events in it, in order.
+    pub events: Vec<Event>,
+    /// Where the stretch ends: no wanted event stands between the last of `events` and here.
+    pub through: Position,
+}
+
+/// What lies between a checkpoint and the horizon.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Backlog {
+    /// How many events.
+    pub events: u64,
+    /// When the oldest was written, in microseconds since 1970, UTC.
+    pub oldest: Option<i64>,
+}
+
+/// A transaction that keeps the horizon back.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Blocker {
+    /// The server process, or nothing for a prepared transaction.
+    pub pid: Option<i32>,
+    /// How long it has been open, in seconds.
+    pub age_seconds: f64,
+    /// Its application name, or the name of the prepared transaction.
+    pub application: String,
+    /// What it runs or ran last.
+    pub query: String,
+}
+
+/// Opens the events of a database.
+///
+/// # Errors
+/// When it cannot be reached, has no events table of this host's version, or one that cannot be read safely.
+pub fn open(url: &DatabaseUrl, runtime: &Handle) -> Result<Arc<dyn Source>, DatabaseError> {
+    Ok(match url {
+        DatabaseUrl::Postgres(options) => Arc::new(postgres::PostgresSource::open(options, runtime)?),
+        DatabaseUrl::Sqlite(path) => Arc::new(sqlite::SqliteSource::open(path, runtime)?),
+    })
+}

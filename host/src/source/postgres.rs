@@ -1,0 +1,334 @@
+//! Events in Postgres: pages through sqlx, the horizon's two looks, and LISTEN.
+
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgRow};
+use sqlx::{PgConnection, Row as _};
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::horizon::{Look, Tracker};
+use super::wake::{Bell, Seen};
+use super::{Backlog, Blocker, Page, Source, Wanted};
+use crate::database::schema::{self, Tables};
+use crate::database::{DatabaseError, Postgres, Timestamptz};
+use crate::event::{Event, Position};
+
+/// The channel that the trigger of `host migrate` notifies.
+const CHANNEL: &str = "projectionist_events";
+
+/// How many connections a process reads events with, however many workers it has.
+const POOL: u32 = 4;
+
+/// How long to wait before LISTEN is tried again after its connection was lost. Polling goes on meanwhile.
+const RELISTEN: Duration = Duration::from_secs(2);
+
+/// After how long whoever holds the horizon back is named in the log, and how often again.
+const TELL_AFTER: Duration = Duration::from_secs(5);
+/// See [`TELL_AFTER`].
+const TELL_EVERY: Duration = Duration::from_secs(30);
+
+/// The longest wait while there is a hole: nobody notifies when it closes by a rollback.
+const POLL_AT_A_HOLE: Duration = Duration::from_millis(50);
+
+/// Events in Postgres.
+#[derive(Debug)]
+pub struct PostgresSource {
+    /// The database.
+    database: Postgres,
+    /// Connections to read with.
+    pool: PgPool,
+    /// The horizon, and how many times it was looked at.
+    horizon: Mutex<Horizon>,
+    /// How many times a look at the horizon was asked for.
+    asked: AtomicU64,
+    /// Rung at each notification.
+    bell: Arc<Bell>,
+    /// The task that listens.
+    listener: tokio::task::JoinHandle<()>,
+}
+
+/// The horizon of this process, shared by its workers.
+#[derive(Debug, Default)]
+struct Horizon {
+    /// Where it stands.
+    tracker: Tracker,
+    /// The ticket of the last ask that a look has answered.
+    answered: u64,
+    /// Since when somebody has held it back.
+    blocked: Option<Instant>,
+    /// When that was last told.
+    told: Option<Instant>,
+}
+
+impl Drop for PostgresSource {
+    fn drop(&mut self) {
+        self.listener.abort();
+    }
+}
+
+impl PostgresSource {
+    /// Connects, sees that the events can be read safely, and listens.
+    ///
+    /// # Errors
+    /// When the database cannot be reached, is not migrated, or its sequence hands out positions in blocks.
+    pub fn open(options: &PgConnectOptions, runtime: &Handle) -> Result<Self, DatabaseError> {
+        let database = Postgres::new(options, runtime.clone());
+        let pool = runtime.block_on(async {
+            let mut connection = database.connect("projectionist source").await?;
+            schema::check_postgres(&database, &mut connection, Tables::Events).await?;
+            refuse_cached_sequence(&database, &mut connection).await?;
+            database.pool("projectionist source", POOL).await
+        })?;
+        let bell = Arc::new(Bell::default());
+        let listener = runtime.spawn(listen(database.clone(), Arc::clone(&bell)));
+        let (horizon, asked) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { database, pool, horizon, asked, bell, listener })
+    }
+
+    /// Names whoever has held the horizon back for a while, in the log.
+    fn tell_of_blockers(&self, horizon: &mut Horizon) {
+        let since = *horizon.blocked.get_or_insert_with(Instant::now);
+        let told = horizon.told.is_some_and(|told| told.elapsed() < TELL_EVERY);
+        if since.elapsed() < TELL_AFTER || told {
+            return;
+        }
+        horizon.told = Some(Instant::now());
+        let position = horizon.tracker.horizon();
+        for Blocker { pid, age_seconds, application, query } in self.blockers().unwrap_or_default() {
+            tracing::warn!(
+                horizon = position.get(),
+                pid,
+                age_seconds,
+                application,
+                query,
+                "an open transaction writes events: those above the horizon wait for it to end"
+            );
+        }
+    }
+
+    /// One look at the database for the horizon: rows first, then, if they leave a hole, the locks.
+    async fn look(&self, tracker: &Tracker) -> Result<Look, sqlx::Error> {
+        let from = tracker.horizon();
+        // Counted only near the horizon: far from it, asking for the writers is cheaper than counting.
+        let (last, rows): (Option<i64>, i64) = sqlx::query_as(
+            "SELECT m.last, CASE WHEN $1 = 0 OR m.last - $1 > 10000 THEN 0 ELSE
+                (SELECT count(*) FROM events WHERE global_position > $1 AND global_position <= m.last) END
+             FROM (SELECT max(global_position) AS last FROM events) AS m",
+        )
+        .bind(from.to_sql())
+        .fetch_one(&self.pool)
+        .await?;
+        let last = Position::from_sql(last.unwrap_or(0)).max(from);
+        let rows = rows.unsigned_abs();
+        if !tracker.has_holes(last, rows) {
+            return Ok(Look { last, rows, writers: None });
+        }
+        let writers: Vec<String> = sqlx::query_scalar(WRITERS).fetch_all(&self.pool).await?;
+        Ok(Look { last, rows, writers: Some(writers.into_iter().collect::<BTreeSet<_>>()) })
+    }
+}
+
+/// The virtual ids of whoever holds RowExclusiveLock on the events table, or on a partition of it.
+const WRITERS: &str = "
+    WITH RECURSIVE tables AS (
+        SELECT 'events'::regclass::oid AS oid
+        UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = tables.oid)
+    SELECT DISTINCT virtualtransaction FROM pg_locks
+    WHERE locktype = 'relation' AND granted AND mode = 'RowExclusiveLock'
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+      AND relation IN (SELECT oid FROM tables)";
+
+/// As [`WRITERS`], with what a person needs to know to find them.
+const BLOCKERS: &str = "
+    WITH RECURSIVE tables AS (
+        SELECT 'events'::regclass::oid AS oid
+        UNION SELECT inhrelid FROM pg_inherits JOIN tables ON inhparent = tables.oid),
+    writers AS (
+        SELECT DISTINCT pid, virtualtransaction FROM pg_locks
+        WHERE locktype = 'relation' AND granted AND mode = 'RowExclusiveLock'
+          AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND relation IN (SELECT oid FROM tables))
+    SELECT writers.pid,
+           extract(epoch FROM clock_timestamp() - coalesce(activity.xact_start, prepared.prepared))::float8,
+           coalesce(activity.application_name, 'prepared transaction ' || prepared.gid, ''),
+           coalesce(activity.query, '')
+    FROM writers
+    LEFT JOIN pg_stat_activity AS activity ON activity.pid = writers.pid
+    LEFT JOIN pg_prepared_xacts AS prepared ON '-1/' || prepared.transaction = writers.virtualtransaction
+    ORDER BY 2 DESC NULLS LAST";
+
+/// Refuses a sequence that hands positions to sessions in blocks: they would become visible in any order, and
+/// `horizon` could not tell a hole that will be filled from one that will not.
+async fn refuse_cached_sequence(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let cached: Option<(String, i64)> = sqlx::query_as(
+        "SELECT seqrelid::regclass::text, seqcache FROM pg_sequence
+         WHERE seqrelid = pg_get_serial_sequence('events', 'global_position')::regclass AND seqcache > 1",
+    )
+    .fetch_optional(connection)
+    .await
+    .map_err(|error| database.error("looking at the sequence of positions", error))?;
+    match cached {
+        None => Ok(()),
+        Some((sequence, cache)) => Err(DatabaseError::UnsafeEvents {
+            database: database.name().to_owned(),
+            reason: format!(
+                "its sequence {sequence} has CACHE {cache}, so positions become visible out of order; \
+                 run: ALTER SEQUENCE {sequence} CACHE 1"
+            ),
+        }),
+    }
+}
+
+/// Rings at each notification, for ever. A lost connection is made again; until then the workers poll.
+async fn listen(database: Postgres, bell: Arc<Bell>) {
+    loop {
+        let listened = async {
+            let pool = database.pool("projectionist listen", 1).await?;
+            let failed = |error| database.error("LISTEN", error);
+            let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
+            listener.listen(CHANNEL).await.map_err(failed)?;
+            // What was stored before LISTEN took hold rang nobody.
+            bell.ring();
+            loop {
+                // `None` is a lost connection: the driver makes a new one by itself, and may have missed something.
+                let _ = listener.try_recv().await.map_err(failed)?;
+                bell.ring();
+            }
+        };
+        let Err::<std::convert::Infallible, DatabaseError>(error) = listened.await;
+        tracing::warn!(%error, "no notifications of new events for now: polling");
+        tokio::time::sleep(RELISTEN).await;
+    }
+}
+
+impl Source for PostgresSource {
+    fn horizon(&self) -> Result<Position, DatabaseError> {
+        // Workers ask at the same time. A look that began after the ask answers it, so those who wait for the
+        // lock mostly find that somebody has looked for them.
+        let ticket = self.asked.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut horizon = self.horizon.lock().unwrap_or_else(PoisonError::into_inner);
+        if horizon.answered >= ticket {
+            return Ok(horizon.tracker.horizon());
+        }
+        let answers = self.asked.load(Ordering::SeqCst);
+        let look = self
+            .database
+            .block_on(self.look(&horizon.tracker))
+            .map_err(|error| self.database.error("looking for the horizon", error))?;
+        horizon.answered = answers;
+        let position = horizon.tracker.step(&look);
+        if horizon.tracker.is_waiting() {
+            self.tell_of_blockers(&mut horizon);
+        } else {
+            horizon.blocked = None;
+        }
+        Ok(position)
+    }
+
+    fn last(&self) -> Result<Position, DatabaseError> {
+        let last: Option<i64> = self
+            .database
+            .block_on(sqlx::query_scalar("SELECT max(global_position) FROM events").fetch_one(&self.pool))
+            .map_err(|error| self.database.error("reading the last position", error))?;
+        Ok(Position::from_sql(last.unwrap_or(0)))
+    }
+
+    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
+        let rows = self
+            .database
+            .block_on(
+                sqlx::query(
+                    "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
+                        aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
+                        correlation_id, causation_id, created_at
+                     FROM events WHERE global_position > $1 AND global_position <= $2
+                       AND ($3::text[] IS NULL OR event_type = ANY($3))
+                       AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
+                       AND ($5::text[] IS NULL OR bounded_context = ANY($5))
+                     ORDER BY global_position LIMIT $6",
+                )
+                .bind(after.to_sql())
+                .bind(upto.to_sql())
+                .bind(some(&wanted.event_types))
+                .bind(some(&wanted.aggregate_types))
+                .bind(some(&wanted.bounded_contexts))
+                .bind(i64::from(limit))
+                .fetch_all(&self.pool),
+            )
+            .map_err(|error| self.database.error("reading events", error))?;
+        let failed = |error| self.database.error("reading an event", error);
+        let through = match rows.last() {
+            Some(last) if rows.len() == limit as usize => Position::from_sql(last.try_get(0).map_err(failed)?),
+            _ => upto,
+        };
+        let mut events = Vec::new();
+        for row in &rows {
+            if wanted.partition.owns(row.try_get(4).map_err(failed)?) {
+                events.push(event(row).map_err(failed)?);
+            }
+        }
+        Ok(Page { events, through })
+    }
+
+    fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {
+        let (events, oldest): (i64, Option<Timestamptz>) = self
+            .database
+            .block_on(
+                sqlx::query_as(
+                    "SELECT (SELECT count(*) FROM events WHERE global_position > $1 AND global_position <= $2),
+                            (SELECT created_at FROM events
+                             WHERE global_position > $1 AND global_position <= $2 ORDER BY global_position LIMIT 1)",
+                )
+                .bind(after.to_sql())
+                .bind(upto.to_sql())
+                .fetch_one(&self.pool),
+            )
+            .map_err(|error| self.database.error("counting events", error))?;
+        Ok(Backlog { events: events.unsigned_abs(), oldest: oldest.map(|oldest| oldest.0) })
+    }
+
+    fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError> {
+        let failed = |error| self.database.error("asking who writes events", error);
+        let rows: Vec<(Option<i32>, Option<f64>, String, String)> =
+            self.database.block_on(sqlx::query_as(BLOCKERS).fetch_all(&self.pool)).map_err(failed)?;
+        Ok(rows
+            .into_iter()
+            .map(|(pid, age, application, query)| Blocker { pid, age_seconds: age.unwrap_or(0.0), application, query })
+            .collect())
+    }
+
+    fn wait(&self, seen: Seen, timeout: Duration) -> Seen {
+        let at_a_hole = self.horizon.lock().unwrap_or_else(PoisonError::into_inner).tracker.is_waiting();
+        self.bell.wait(seen, if at_a_hole { timeout.min(POLL_AT_A_HOLE) } else { timeout })
+    }
+}
+
+/// A filter's list as a parameter: NULL for all.
+fn some(list: &[String]) -> Option<&[String]> {
+    (!list.is_empty()).then_some(list)
+}
+
+/// A row as an event.
+fn event(row: &PgRow) -> Result<Event, sqlx::Error> {
+    let metadata: Option<&str> = row.try_get(9)?;
+    Ok(Event {
+        global_position: Position::from_sql(row.try_get(0)?).get(),
+        event_id: row.try_get::<Uuid, _>(1)?.to_string(),
+        bounded_context: row.try_get(2)?,
+        aggregate_type: row.try_get(3)?,
+        aggregate_id: row.try_get(4)?,
+        aggregate_version: row.try_get::<i64, _>(5)?.unsigned_abs(),
+        event_type: row.try_get(6)?,
+        event_version: row.try_get::<i32, _>(7)?.unsigned_abs(),
+        payload: row.try_get(8)?,
+        metadata: metadata.unwrap_or("{}").as_bytes().to_vec(),
+        trace_id: row.try_get(10)?,
+        correlation_id: row.try_get(11)?,
+        causation_id: row.try_get(12)?,
+        created_at: row.try_get::<Timestamptz, _>(13)?.0,
+    })
+}
