@@ -19,7 +19,13 @@ pub struct Completions {
 
 impl Completions {
     /// Runs it.
-    pub fn run(&self) {
-        clap_complete::generate(self.shell, &mut Cli::command(), "host", &mut std::io::stdout());
+    ///
+    /// # Errors
+    /// When stdout cannot be written.
+    pub fn run(&self) -> anyhow::Result<()> {
+        let mut script = Vec::new();
+        clap_complete::generate(self.shell, &mut Cli::command(), "host", &mut script);
+        super::print(&String::from_utf8_lossy(&script))?;
+        Ok(())
     }
 }

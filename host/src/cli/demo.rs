@@ -1,6 +1,6 @@
 //! `host demo`: the main job on a bundled slice of real events, without a server: import, four partitions, read model.
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -61,7 +61,7 @@ impl Demo {
         let context = Context { events: url.clone(), read_model: url, ..context };
         let began = Instant::now();
         let events = import(&context)?;
-        say(&format!(
+        super::print(&format!(
             "Imported {events} real events (flights that left New York in January 2013) into {}.\n",
             database.display()
         ))?;
@@ -69,14 +69,15 @@ impl Demo {
         let loader = Loader::new(Limits::default())?;
         let slot = Arc::new(PluginSlot::new(loader.load(&self.plugin, None, &Arc::default())?));
         let name = slot.get().descriptor.name.clone();
-        say(&format!("Running {name}, a WebAssembly component, in {PARTITIONS} partitions:\n"))?;
+        super::print(&format!("Running {name}, a WebAssembly component, in {PARTITIONS} partitions:\n"))?;
         project(&context, slot, events)?;
-        say(&format!("Done in {:.1} s.\n\n", began.elapsed().as_secs_f64()))?;
+        super::print(&format!("Done in {:.1} s.\n\n", began.elapsed().as_secs_f64()))?;
 
-        say(&read_model(&DatabaseUrl::projection_file(&database, &name))?)?;
-        say("\n")?;
-        say(&status::for_people(&status::report(&context)?))?;
-        say(&self.next(&database))
+        super::print(&read_model(&DatabaseUrl::projection_file(&database, &name))?)?;
+        super::print("\n")?;
+        super::print(&status::for_people(&status::report(&context)?))?;
+        super::print(&self.next(&database))?;
+        Ok(())
     }
 
     /// An empty folder with no trace of an earlier demo, and the database's name in it.
@@ -112,14 +113,6 @@ impl Demo {
             folder = self.folder.display(),
         )
     }
-}
-
-/// Writes to stdout.
-fn say(text: &str) -> anyhow::Result<()> {
-    let mut out = std::io::stdout().lock();
-    out.write_all(text.as_bytes())?;
-    out.flush()?;
-    Ok(())
 }
 
 /// Stores the bundled events; gives how many there are.

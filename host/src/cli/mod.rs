@@ -161,18 +161,20 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Status(status) => status.run(&context),
         Command::Plugin(plugin) => plugin.run(),
         Command::Demo(demo) => demo.run(context),
-        Command::Completions(completions) => {
-            completions.run();
-            Ok(())
-        }
+        Command::Completions(completions) => completions.run(),
     }
 }
 
 /// Prints a result. Whoever reads it may have gone already, and that is no failure.
-fn print_line(line: &str) -> std::io::Result<()> {
+fn print(text: &str) -> std::io::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    match writeln!(stdout, "{line}").and_then(|()| stdout.flush()) {
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
         result => result,
     }
+}
+
+/// As [`print`], with the end of the line.
+fn print_line(line: &str) -> std::io::Result<()> {
+    print(&format!("{line}\n"))
 }

@@ -1,6 +1,5 @@
 //! `host plugin`: looks at a projection without running it.
 
-use std::io::Write as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -66,28 +65,21 @@ impl PluginCommand {
     pub fn run(&self) -> anyhow::Result<()> {
         let loader = Loader::new(Limits::default())?;
         let settings = Arc::default();
-        let mut out = std::io::stdout().lock();
         match &self.command {
             Which::Inspect { file, json } => {
                 let plugin = loader.load(file, None, &settings)?;
                 let inspection = inspection(&plugin);
                 if *json {
-                    serde_json::to_writer_pretty(&mut out, &inspection)?;
-                    writeln!(out)?;
+                    super::print_line(&serde_json::to_string_pretty(&inspection)?)?;
                 } else {
-                    out.write_all(for_people(&inspection).as_bytes())?;
+                    super::print(&for_people(&inspection))?;
                 }
             }
             Which::Validate { files } => {
                 for file in files {
                     let plugin = loader.load(file, None, &settings)?;
-                    writeln!(
-                        out,
-                        "{}: {} version {}",
-                        file.display(),
-                        plugin.descriptor.name,
-                        plugin.descriptor.version
-                    )?;
+                    let (name, version) = (&plugin.descriptor.name, plugin.descriptor.version);
+                    super::print_line(&format!("{}: {name} version {version}", file.display()))?;
                 }
             }
         }

@@ -42,7 +42,7 @@ pub struct Run {
     #[arg(long)]
     once: bool,
     /// Load a plugin's file again when it changes, while events flow
-    #[arg(long, env = "WATCH")]
+    #[arg(long, env = "WATCH", value_parser = clap::builder::BoolishValueParser::new())]
     watch: bool,
     /// How workers work.
     #[command(flatten)]

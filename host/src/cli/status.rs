@@ -1,6 +1,5 @@
 //! `host status`: how far every partition is, who works on it, and what holds the horizon back.
 
-use std::io::Write as _;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -100,7 +99,7 @@ impl Status {
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let report = report(context)?;
         let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { for_people(&report) };
-        std::io::stdout().lock().write_all(text.as_bytes())?;
+        super::print(&text)?;
         Ok(())
     }
 }

@@ -155,10 +155,7 @@ pub async fn check_postgres(
 pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), DatabaseError> {
     // SQLite has no advisory lock, and several workers may meet a missing file at once: a locked file beside it
     // lets one of them make it.
-    let lock_path = super::sqlite::beside(path, "migrate-lock");
-    let lock = std::fs::File::create(&lock_path)
-        .and_then(|file| file.lock().map(|()| file))
-        .map_err(|error| DatabaseError::File { path: path.to_owned(), doing: "create", reason: error.to_string() })?;
+    let lock = lock_migration(path)?;
     let migrated = runtime.block_on(async {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -178,6 +175,26 @@ pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(
     });
     drop(lock);
     migrated
+}
+
+/// Waits until nobody is migrating a file.
+///
+/// # Errors
+/// When its lock cannot be made.
+pub fn wait_for_migration(path: &Path) -> Result<(), DatabaseError> {
+    lock_migration(path).map(drop)
+}
+
+/// The lock of whoever migrates a file.
+fn lock_migration(path: &Path) -> Result<std::fs::File, DatabaseError> {
+    let failed = |error: std::io::Error| DatabaseError::File {
+        path: path.to_owned(),
+        doing: "create",
+        reason: error.to_string(),
+    };
+    let file = std::fs::File::create(super::sqlite::beside(path, "migrate-lock")).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
 }
 
 /// As [`check_postgres`], for a file.

@@ -45,7 +45,14 @@ pub fn open(
         schema::migrate_sqlite(path, tables, runtime)?;
     }
     let connection = open_existing(path)?;
-    schema::check_sqlite(path, &connection, tables)?;
+    match schema::check_sqlite(path, &connection, tables) {
+        // Somebody else may be making the file just now: look again when they have.
+        Err(DatabaseError::Unmigrated { .. }) => {
+            schema::wait_for_migration(path)?;
+            schema::check_sqlite(path, &connection, tables)?;
+        }
+        checked => checked?,
+    }
     let pragmas = match durability {
         Durability::EveryCommit => "PRAGMA synchronous = FULL",
         Durability::Consistent => "PRAGMA synchronous = NORMAL",

@@ -145,11 +145,13 @@ pub enum LoadError {
         /// What about it.
         reason: BadName,
     },
-    /// Its version is not from 1.
-    #[error("the plugin {} describes version 0: versions are from 1", path.display())]
+    /// Its version is none.
+    #[error("the plugin {} describes version {version}: versions are from 1 to 2147483647", path.display())]
     Version {
         /// Which file.
         path: PathBuf,
+        /// What it says.
+        version: u32,
     },
 }
 
@@ -241,8 +243,9 @@ impl Loader {
             name.clone_into(&mut plugin.descriptor.name);
         }
         descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
-        if plugin.descriptor.version == 0 {
-            return Err(LoadError::Version { path: owned() });
+        let version = plugin.descriptor.version;
+        if version == 0 || i32::try_from(version).is_err() {
+            return Err(LoadError::Version { path: owned(), version });
         }
         Ok(plugin)
     }

@@ -21,6 +21,14 @@ impl PluginSlot {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Puts `last_good` back in place of `failed`, unless somebody has put something else there meanwhile.
+    pub fn take_back(&self, failed: &Arc<Plugin>, last_good: &Arc<Plugin>) {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&slot, failed) {
+            *slot = Arc::clone(last_good);
+        }
+    }
+
     /// Replaces it.
     pub fn set(&self, plugin: Plugin) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(plugin);

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use notify::{RecursiveMode, Watcher as _};
+use notify::event::AccessKind;
+use notify::{EventKind, RecursiveMode, Watcher as _};
 use sha2::{Digest as _, Sha256};
 
 use super::imports::Settings;
@@ -49,9 +50,14 @@ pub struct Watcher {
 /// When a folder cannot be watched.
 pub fn start(loader: Arc<Loader>, files: Vec<Watched>) -> notify::Result<Watcher> {
     let (sender, changes) = channel::<()>();
-    let mut notifications = notify::recommended_watcher(move |_: notify::Result<notify::Event>| {
-        // The thread has ended: so has the process, nearly.
-        sender.send(()).ok();
+    let mut notifications = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Looking at a file opens it, and that is no reason to look again.
+        let only_read =
+            event.is_ok_and(|event| matches!(event.kind, EventKind::Access(AccessKind::Open(_) | AccessKind::Read)));
+        if !only_read {
+            // The thread has ended: so has the process, nearly.
+            sender.send(()).ok();
+        }
     })?;
     let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder(&file.path)).collect();
     for folder in &folders {
@@ -60,16 +66,17 @@ pub fn start(loader: Arc<Loader>, files: Vec<Watched>) -> notify::Result<Watcher
     let span = tracing::Span::current();
     std::thread::Builder::new().name("watch plugins".into()).spawn(move || {
         let _entered = span.enter();
-        // What was refused, by file: it is not refused again until it changes.
-        let mut refused: Vec<Option<[u8; 32]>> = vec![None; files.len()];
+        // What was looked at last, by file: what was refused, or taken up and given back, is not taken up again
+        // until it changes.
+        let mut seen: Vec<Option<[u8; 32]>> = vec![None; files.len()];
         loop {
             match changes.recv_timeout(LOOK) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return,
             }
             while changes.try_recv().is_ok() {}
-            for (file, refused) in files.iter().zip(&mut refused) {
-                take_up(&loader, file, refused);
+            for (file, seen) in files.iter().zip(&mut seen) {
+                take_up(&loader, file, seen);
             }
         }
     })?;
@@ -85,14 +92,14 @@ fn folder(path: &Path) -> PathBuf {
 }
 
 /// Loads a file if it is another than what runs, and has stopped changing.
-fn take_up(loader: &Loader, file: &Watched, refused: &mut Option<[u8; 32]>) {
+fn take_up(loader: &Loader, file: &Watched, seen: &mut Option<[u8; 32]>) {
     let Some((bytes, digest)) = stable(&file.path) else { return };
     let running = file.slot.get();
     let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    if *running.digest == hex || *refused == Some(digest) {
+    if *running.digest == hex || *seen == Some(digest) {
         return;
     }
-    *refused = Some(digest);
+    *seen = Some(digest);
     let name = Some(running.descriptor.name.as_str());
     let projection = running.descriptor.name.as_str();
     let path = file.path.display();
@@ -112,7 +119,6 @@ fn take_up(loader: &Loader, file: &Watched, refused: &mut Option<[u8; 32]>) {
     } else {
         tracing::info!(projection, digest = &hex[..12], %path, "plugin changed: taken up at the next batch");
         file.slot.set(loaded);
-        *refused = None;
     }
 }
 

@@ -114,14 +114,20 @@ impl Applier {
         Ok(())
     }
 
-    /// Moves the checkpoint and commits.
-    pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
-        let advance = Advance {
+    /// What moves the checkpoint.
+    #[must_use]
+    pub fn advance(&self, to: Position, applied: u64) -> Advance {
+        Advance {
             to,
             applied,
             plugin_version: self.plugin.descriptor.version,
             plugin_digest: Arc::clone(&self.plugin.digest),
-        };
+        }
+    }
+
+    /// Moves the checkpoint and commits.
+    pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
+        let advance = self.advance(to, applied);
         self.work().commit(&advance)?;
         self.position = to;
         Ok(())

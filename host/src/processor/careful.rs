@@ -15,37 +15,73 @@ use crate::read_model::dead_letter::{Aggregate, DeadLetter, Reason};
 use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::Sending;
 
+/// How many characters of an error a dead letter keeps.
+const ERROR: usize = 4_096;
+
 /// An event that could not be applied.
 struct Culprit {
-    /// Where it stands in the batch.
-    at: usize,
+    /// Where it stands among the events that were tried; nothing when the transaction failed as a whole.
+    at: Option<usize>,
     /// Why.
     error: ApplyError,
+}
+
+/// Which events share a transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Company {
+    /// All the rest of the batch, each in a savepoint.
+    Together,
+    /// The next event has its own; then the rest shares one again.
+    ThisOneAlone,
+    /// Each of the rest has its own.
+    EachAlone,
+}
+
+impl Company {
+    /// How it goes on when an event is done with.
+    fn after_an_event(self) -> Self {
+        match self {
+            Self::EachAlone => Self::EachAlone,
+            Self::Together | Self::ThisOneAlone => Self::Together,
+        }
+    }
 }
 
 impl Applier {
     /// Applies a batch event by event; gives how many events were applied.
     ///
+    /// Nobody is given up on for what others did: an event that failed among others (the transaction's limits count
+    /// them all, and a deferred constraint fails at the commit without saying whose it is) is tried alone first,
+    /// in a transaction of its own up to and with the commit.
+    ///
     /// # Errors
     /// When somebody else has the partition, the connection is lost, something around the projection is broken,
     /// or the policy is to stop.
     pub fn apply_carefully(&mut self, batch: &Batch, options: &Options, stop: &Stop) -> Result<u64, Trouble> {
+        let events = &batch.events;
         let (mut applied, mut start) = (0, 0);
+        let mut company = Company::Together;
         let mut backoff = Backoff::default();
-        while start < batch.events.len() {
-            let rest = &batch.events[start..];
-            let culprit = match self.run_carefully(rest, batch.to) {
-                Ok(count) => return Ok(applied + count),
-                Err((count, culprit)) => {
+        while start < events.len() {
+            let end = if company == Company::Together { events.len() } else { start + 1 };
+            let to = if end == events.len() { batch.to } else { events[end - 1].position() };
+            let (count, culprit) = match self.run_carefully(&events[start..end], to) {
+                Ok(count) => {
                     applied += count;
-                    culprit
+                    start = end;
+                    company = company.after_an_event();
+                    backoff.reset();
+                    continue;
                 }
+                Err(failed) => failed,
             };
-            if culprit.at > 0 {
+            applied += count;
+            let before = culprit.at.unwrap_or(0);
+            if before > 0 {
                 backoff.reset();
             }
-            start += culprit.at;
-            let event = &batch.events[start];
+            start += before;
+            let event = &events[start];
             let error = culprit.error;
             match error.kind() {
                 Kind::Fenced | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
@@ -57,12 +93,17 @@ impl Applier {
                         return Err(Trouble::Stopped);
                     }
                 }
+                Kind::Transient | Kind::Permanent if company == Company::Together => {
+                    // When the transaction failed as a whole, any of them may be the one: each goes alone.
+                    company = if culprit.at.is_none() { Company::EachAlone } else { Company::ThisOneAlone };
+                }
                 Kind::Transient | Kind::Permanent => {
                     let attempts = backoff.failures() + 1;
-                    let to = batch.events.get(start + 1).map_or(batch.to, |_| event.position());
+                    let to = events.get(start + 1).map_or(batch.to, |_| event.position());
                     self.give_up_on(event, to, &error, attempts, options)?;
                     backoff.reset();
                     start += 1;
+                    company = company.after_an_event();
                 }
             }
         }
@@ -71,48 +112,47 @@ impl Applier {
 
     /// Applies events until one fails, and commits those before it. Gives how many were applied.
     fn run_carefully(&mut self, events: &[Event], to: Position) -> Result<u64, (u64, Culprit)> {
-        let fail = |at: usize, error: ApplyError| (0, Culprit { at, error });
-        self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| fail(0, error.into()))?;
+        let whole = |error: ApplyError| (0, Culprit { at: None, error });
+        self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| whole(error.into()))?;
         let mut applied = 0;
         for (at, event) in events.iter().enumerate() {
             if self.parked.holds(event) {
                 if let Err(error) = self.bury_behind(event) {
                     self.roll_back();
-                    return Err(fail(0, error));
+                    return Err(whole(error));
                 }
                 continue;
             }
-            match self.apply_one(event) {
-                Ok(()) => applied += 1,
-                Err(error) => {
-                    // Its memory has seen the event that the transaction has not.
-                    self.forget();
-                    let undone = self.work().rollback_to_savepoint();
-                    if let Err(undoing) = undone {
-                        // SQLite rolls back by itself when the disk is full, and a lost connection has no savepoints:
-                        // then the first error is the one that matters.
-                        self.roll_back();
-                        let first_matters = matches!(error.kind(), Kind::Lost | Kind::Environment);
-                        return Err(fail(0, if first_matters { error } else { undoing.into() }));
-                    }
-                    if at == 0 {
-                        self.roll_back();
-                        return Err(fail(0, error));
-                    }
-                    let before = events[at - 1].position();
-                    return match self.commit(before, applied) {
-                        Ok(()) => Err((applied, Culprit { at, error })),
-                        Err(error) => {
-                            self.roll_back();
-                            Err(fail(0, error))
-                        }
-                    };
-                }
+            let Err(error) = self.apply_one(event) else {
+                applied += 1;
+                continue;
+            };
+            // Its memory has seen the event that the transaction has not.
+            self.forget();
+            let undone = self.work().rollback_to_savepoint();
+            if let Err(undoing) = undone {
+                // SQLite rolls everything back by itself after some errors, and a lost connection has no savepoints.
+                // Nothing before this event is left to commit.
+                self.roll_back();
+                let error = if undoing.is_lost_connection() { undoing.into() } else { error };
+                return Err(whole(error));
             }
+            if at == 0 {
+                self.roll_back();
+                return Err((0, Culprit { at: Some(0), error }));
+            }
+            let before = events[at - 1].position();
+            return match self.commit(before, applied) {
+                Ok(()) => Err((applied, Culprit { at: Some(at), error })),
+                Err(error) => {
+                    self.roll_back();
+                    Err(whole(error))
+                }
+            };
         }
         self.commit(to, applied).map_err(|error| {
             self.roll_back();
-            fail(0, error)
+            whole(error)
         })?;
         Ok(applied)
     }
@@ -148,7 +188,8 @@ impl Applier {
             }
         };
         let aggregate = Aggregate::of(event);
-        let error = error.to_string();
+        // What a projection says can be as long as its memory.
+        let error: String = error.to_string().chars().take(ERROR).collect();
         let letter = DeadLetter { event, reason, error: &error, attempts };
         if let Err(error) = self.bury_and_pass(&letter, to) {
             self.roll_back();

@@ -21,7 +21,7 @@ pub enum ApplyError {
 /// What to do about a failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Somebody else has the partition: leave.
+    /// Somebody else has the partition, or has brought the tables to another version: leave.
     Fenced,
     /// The connection is gone: claim again, for as long as it takes.
     Lost,
@@ -38,7 +38,7 @@ impl ApplyError {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Commit(CommitError::Fenced { .. }) => Kind::Fenced,
+            Self::Commit(CommitError::Fenced { .. } | CommitError::OtherVersion { .. }) => Kind::Fenced,
             Self::Sql(error) | Self::Commit(CommitError::Sql(error)) => of_sql(error),
             Self::Call(CallError::Failure(Failure::Transient(_))) => Kind::Transient,
             Self::Call(_) => Kind::Permanent,

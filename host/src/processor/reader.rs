@@ -25,6 +25,8 @@ pub struct Batch {
     /// Where the checkpoint stands when they are applied: at the last of them, or behind it, over events that are
     /// somebody else's.
     pub to: Position,
+    /// Whether more is known to stand behind `to`.
+    pub more: bool,
 }
 
 /// Reads one worker's events.
@@ -86,6 +88,6 @@ impl Reader {
             Some(last) if !self.ahead.is_empty() => last.position(),
             _ => self.read,
         };
-        Ok(Batch { events, to })
+        Ok(Batch { events, to, more: to < self.horizon })
     }
 }

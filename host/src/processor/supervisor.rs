@@ -11,6 +11,10 @@ use crate::event::Position;
 /// How often a supervisor that waits looks whether it is time to end.
 const LOOK: Duration = Duration::from_millis(50);
 
+/// A worker's stack. Parsing and dropping a statement recurses as deep as its expressions nest, and a hostile one of
+/// 64 KiB nests deep; an overflow would end the process. Pages that are not touched cost nothing.
+const STACK: usize = 32 << 20;
+
 /// How far one worker is, for whoever watches.
 #[derive(Debug, Default)]
 pub struct Progress {
@@ -75,7 +79,7 @@ impl Supervisor {
     pub fn start(&mut self, job: Job) -> std::io::Result<()> {
         let sender = self.sender.clone();
         let name = format!("{} {}", job.plugin.get().descriptor.name, job.partition);
-        std::thread::Builder::new().name(name).spawn(move || {
+        std::thread::Builder::new().name(name).stack_size(STACK).spawn(move || {
             // A panic of ours ends this worker only; its transaction rolls back with its connection.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()))
                 .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));

@@ -18,7 +18,7 @@ use crate::plugin::{Plugin, PluginSlot};
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::guard::Phase;
-use crate::read_model::store::{Claim, ClaimError};
+use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::source::wake::Seen;
 use crate::source::{Source, Wanted};
@@ -60,6 +60,13 @@ pub enum Trouble {
     Stopped,
     /// Somebody else has the partition.
     Fenced(String),
+    /// The projection's tables were brought to another version than this worker runs.
+    Outdated {
+        /// Their version.
+        found: u32,
+        /// What happened.
+        reason: String,
+    },
     /// The connection is gone.
     Lost(String),
     /// Something around the projection is broken.
@@ -70,6 +77,9 @@ pub enum Trouble {
 
 impl From<ApplyError> for Trouble {
     fn from(error: ApplyError) -> Self {
+        if let ApplyError::Commit(CommitError::OtherVersion { found, .. }) = &error {
+            return Self::Outdated { found: *found, reason: error.to_string() };
+        }
         match error.kind() {
             Kind::Fenced => Self::Fenced(error.to_string()),
             Kind::Lost => Self::Lost(error.to_string()),
@@ -131,6 +141,9 @@ impl Worker {
             let reason = match trouble {
                 Trouble::Stopped => return Outcome::Done,
                 Trouble::Fenced(reason) => return Outcome::Fenced(reason),
+                // Another worker of this process has migrated for the plugin that this one is about to take up.
+                Trouble::Outdated { found, .. } if self.plugin.get().descriptor.version == found => continue,
+                Trouble::Outdated { reason, .. } => return Outcome::Fenced(reason),
                 Trouble::End(outcome) => return outcome,
                 Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
             };
@@ -180,6 +193,10 @@ impl Worker {
                         tracing::info!(%owner, "standing by: somebody else works on this partition");
                         told = owner;
                     }
+                }
+                Err(ClaimError::Database(error)) if error.is_configuration() => {
+                    let hint = error.advice().unwrap_or("see the message").to_owned();
+                    return Err(Trouble::End(Outcome::Misconfigured { message: error.to_string(), hint }));
                 }
                 Err(ClaimError::Database(error)) => return Err(error.into()),
                 Err(error @ ClaimError::OtherTotal { found, .. }) => {
@@ -240,7 +257,8 @@ impl Worker {
             return Ok(());
         }
         applier.call(|instance| instance.migrate(found))?;
-        applier.work().commit_migration(wanted).map_err(ApplyError::from)?;
+        let in_place = applier.advance(applier.position, 0);
+        applier.work().commit_migration(&in_place).map_err(ApplyError::from)?;
         tracing::info!(from = found, to = wanted, "the projection's tables are up to date");
         Ok(())
     }
@@ -278,6 +296,9 @@ impl Worker {
             }
             if reached_goal {
                 return Ok(());
+            }
+            if batch.more {
+                continue;
             }
             seen = self.source.0.wait(seen, pause);
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
@@ -321,12 +342,24 @@ impl Worker {
         if Arc::ptr_eq(&plugin, &applier.plugin) {
             return Ok(());
         }
-        let (from, to) = (Arc::clone(&applier.plugin.digest), Arc::clone(&plugin.digest));
+        let last_good = Arc::clone(&applier.plugin);
         reader.want(self.wanted(&plugin), applier.position);
-        applier.swap(plugin);
-        self.migrate(applier)?;
-        tracing::info!(from = short(&from), to = short(&to), "the projection was replaced");
-        Ok(())
+        applier.swap(Arc::clone(&plugin));
+        match self.migrate(applier) {
+            Ok(()) => {
+                let (from, to) = (short(&last_good.digest), short(&plugin.digest));
+                tracing::info!(from, to, "the projection was replaced");
+                Ok(())
+            }
+            Err(Trouble::End(outcome)) => {
+                tracing::error!(?outcome, "the new plugin cannot take over; the last good one goes on");
+                self.plugin.take_back(&plugin, &last_good);
+                reader.want(self.wanted(&last_good), applier.position);
+                applier.swap(last_good);
+                Ok(())
+            }
+            Err(trouble) => Err(trouble),
+        }
     }
 }
 

@@ -8,7 +8,10 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use fnv::FnvHashMap;
-use sqlparser::ast::{ObjectName, ObjectType, Statement, visit_relations};
+use sqlparser::ast::{
+    AlterTableOperation, ColumnOption, Expr, ObjectName, ObjectType, Query, SetExpr, Statement, TableConstraint,
+    Visit as _, Visitor,
+};
 use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
 
@@ -109,9 +112,46 @@ impl Guard {
             return Err(SqlError::permanent(sqlstate::SYNTAX, message));
         };
         let kind = kind_of(statement)?;
-        match visit_relations(statement, |name| self.may_name(name)) {
+        let mut names = Names { guard: self };
+        if let ControlFlow::Break(error) = statement.visit(&mut names) {
+            return Err(error);
+        }
+        match self.may_define(statement) {
             ControlFlow::Break(error) => Err(error),
             ControlFlow::Continue(()) => Ok(kind),
+        }
+    }
+
+    /// The names in CREATE, ALTER and DROP that no visitor is shown.
+    fn may_define(&self, statement: &Statement) -> ControlFlow<SqlError> {
+        match statement {
+            Statement::Drop { names, .. } => names.iter().try_for_each(|name| self.may_name(name)),
+            Statement::AlterIndex { name, .. } => self.may_name(name),
+            Statement::CreateTable(table) => {
+                if table.inherits.is_some() || table.like.is_some() || table.clone.is_some() || table.temporary {
+                    return ControlFlow::Break(not_allowed("CREATE TABLE takes no INHERITS, LIKE, CLONE or TEMPORARY"));
+                }
+                let options = table.columns.iter().flat_map(|column| &column.options);
+                let columns = options.filter_map(|option| match &option.option {
+                    ColumnOption::ForeignKey(key) => Some(&key.foreign_table),
+                    _ => None,
+                });
+                let constraints = table.constraints.iter().filter_map(foreign_table);
+                columns.chain(constraints).try_for_each(|name| self.may_name(name))
+            }
+            Statement::AlterTable(table) => table.operations.iter().try_for_each(|operation| match operation {
+                AlterTableOperation::AddConstraint { constraint, .. } => {
+                    foreign_table(constraint).map_or(ControlFlow::Continue(()), |name| self.may_name(name))
+                }
+                AlterTableOperation::AddColumn { .. }
+                | AlterTableOperation::DropColumn { .. }
+                | AlterTableOperation::RenameColumn { .. }
+                | AlterTableOperation::AlterColumn { .. }
+                | AlterTableOperation::DropConstraint { .. }
+                | AlterTableOperation::RenameTable { .. } => ControlFlow::Continue(()),
+                other => ControlFlow::Break(not_allowed(&format!("a projection may not run `ALTER TABLE … {other}`"))),
+            }),
+            _ => ControlFlow::Continue(()),
         }
     }
 
@@ -123,7 +163,8 @@ impl Guard {
             .map(|part| part.as_ident().map_or_else(String::new, |ident| ident.value.to_lowercase()))
             .collect();
         let table = parts.last().map_or("", String::as_str);
-        if table.starts_with("_projectionist") || table.starts_with("sqlite_") {
+        // On Postgres `pg_…` is the catalogue, which is found without its schema, and some of it can be written.
+        if ["_projectionist", "sqlite_", "pg_"].iter().any(|prefix| table.starts_with(prefix)) {
             return ControlFlow::Break(not_allowed(&format!("`{name}` is not the projection's own")));
         }
         match &parts[..] {
@@ -134,10 +175,55 @@ impl Guard {
     }
 }
 
+/// Shows the guard every name in a statement.
+struct Names<'guard> {
+    /// Who judges.
+    guard: &'guard Guard,
+}
+
+impl Visitor for Names<'_> {
+    type Break = SqlError;
+
+    fn pre_visit_relation(&mut self, name: &ObjectName) -> ControlFlow<SqlError> {
+        self.guard.may_name(name)
+    }
+
+    fn pre_visit_query(&mut self, query: &Query) -> ControlFlow<SqlError> {
+        // `TABLE t` names its table as text.
+        match &*query.body {
+            SetExpr::Table(_) => ControlFlow::Break(not_allowed("write SELECT * FROM instead of TABLE")),
+            _ => ControlFlow::Continue(()),
+        }
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<SqlError> {
+        // Whoever sets what the host relies on (search_path, the role) leaves the guard behind.
+        if let Expr::Function(function) = expression {
+            let name = function.name.to_string().to_lowercase().replace('"', "");
+            if name.rsplit('.').next() == Some("set_config") {
+                return ControlFlow::Break(not_allowed("a projection may not call set_config"));
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+/// The table that a constraint refers to.
+fn foreign_table(constraint: &TableConstraint) -> Option<&ObjectName> {
+    match constraint {
+        TableConstraint::ForeignKey(key) => Some(&key.foreign_table),
+        _ => None,
+    }
+}
+
 /// What a statement does, if its kind is one of those allowed.
 fn kind_of(statement: &Statement) -> Result<Kind, SqlError> {
     match statement {
-        Statement::Query(_) => Ok(Kind::Reading),
+        Statement::Query(query) => match &*query.body {
+            // WITH … INSERT and the like.
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => Ok(Kind::Writing),
+            _ => Ok(Kind::Reading),
+        },
         Statement::Insert(_) | Statement::Update { .. } | Statement::Delete(_) | Statement::Merge { .. } => {
             Ok(Kind::Writing)
         }
@@ -198,6 +284,24 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_others_are_neither_dropped_nor_tied_to_ones_own() {
+        for sql in [
+            "DROP TABLE projectionist.checkpoints",
+            "DROP VIEW public.v",
+            "DROP INDEX other.i",
+            "CREATE TABLE t (a INT REFERENCES other.t (a))",
+            "CREATE TABLE t (a INT, FOREIGN KEY (a) REFERENCES other.t (a))",
+            "CREATE VIEW v AS SELECT * FROM other.t",
+            "CREATE TEMPORARY TABLE t (a INT)",
+        ] {
+            assert_eq!(verdict(sql, Phase::Migrate), "42501", "{sql}");
+        }
+        let inherits = "CREATE TABLE t () INHERITS (public.events)";
+        let judged = Guard::new(Dialect::Postgres, "mine").judge(inherits, Phase::Migrate);
+        assert!(judged.is_err(), "a row of it would show among the events");
+    }
+
+    #[test]
     fn the_transaction_is_the_hosts() {
         for sql in ["COMMIT", "ROLLBACK", "BEGIN", "SAVEPOINT a", "SET search_path = x", "DROP SCHEMA mine", "VACUUM"] {
             assert_ne!(verdict(sql, Phase::Migrate), "ok", "{sql}");
@@ -214,6 +318,9 @@ mod tests {
             "INSERT INTO \"PROJECTIONIST\".checkpoints VALUES (1)",
             "UPDATE _projectionist_checkpoints SET position = 0",
             "SELECT * FROM t WHERE a IN (SELECT sql FROM sqlite_master)",
+            "UPDATE pg_settings SET setting = 'off' WHERE name = 'standard_conforming_strings'",
+            "SELECT set_config('search_path', 'other', false)",
+            "WITH x AS (TABLE other.secret) SELECT * FROM x",
         ] {
             assert_eq!(verdict(sql, Phase::Rows), "42501", "{sql}");
         }

@@ -67,6 +67,18 @@ pub enum CommitError {
         /// Their epoch.
         epoch: Epoch,
     },
+    /// The projection's tables have another version than the projection that wrote into them.
+    #[error(
+        "the tables of {projection} were brought to version {found}, and this worker runs version {ours}: start it with the new plugin"
+    )]
+    OtherVersion {
+        /// Which projection.
+        projection: String,
+        /// The version of the tables.
+        found: u32,
+        /// The version of the projection.
+        ours: u32,
+    },
     /// A buffered statement failed, or the commit itself.
     #[error(transparent)]
     Sql(#[from] SqlError),
@@ -165,14 +177,9 @@ pub trait Store: Send {
     /// Runs whatever was kept, moves the checkpoint from where this worker knows it, and commits.
     ///
     /// # Errors
-    /// When a statement fails or the worker is fenced; then everything is rolled back.
+    /// When a statement fails, the worker is fenced, or the tables are another version's; then everything is rolled
+    /// back.
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError>;
-
-    /// Commits without moving the checkpoint: for `migrate`.
-    ///
-    /// # Errors
-    /// As [`Store::commit`].
-    fn commit_in_place(&mut self) -> Result<(), CommitError>;
 
     /// Rolls everything back.
     ///

@@ -107,8 +107,8 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// When the statement is refused, or (buffered or not) one has failed.
-    pub fn execute(&mut self, sql: &str, parameters: Vec<Value>) -> Result<(), SqlError> {
-        let judged = self.admit(sql, &parameters)?;
+    pub fn execute(&mut self, sql: &str, mut parameters: Vec<Value>) -> Result<(), SqlError> {
+        let judged = self.admit(sql, &mut parameters)?;
         let at_once = self.sending == Sending::AtOnce;
         self.timed(|store| {
             store.execute(&judged, parameters)?;
@@ -120,16 +120,19 @@ impl UnitOfWork {
     ///
     /// # Errors
     /// As [`UnitOfWork::execute`], and when the result is past a limit.
-    pub fn query(&mut self, sql: &str, parameters: Vec<Value>) -> Result<Rowset, SqlError> {
-        let judged = self.admit(sql, &parameters)?;
+    pub fn query(&mut self, sql: &str, mut parameters: Vec<Value>) -> Result<Rowset, SqlError> {
+        let judged = self.admit(sql, &mut parameters)?;
         self.timed(|store| store.query(&judged, parameters))
     }
 
     /// Whether a guest's statement may go to the database now.
-    fn admit(&mut self, sql: &str, parameters: &[Value]) -> Result<Arc<super::guard::Judged>, SqlError> {
+    fn admit(&mut self, sql: &str, parameters: &mut [Value]) -> Result<Arc<super::guard::Judged>, SqlError> {
         if let Some(failed) = &self.failed {
             let message = format!("the transaction has failed already: {}", failed.message);
             return Err(SqlError::permanent(sqlstate::FAILED_TRANSACTION, message));
+        }
+        if sql.contains('\0') {
+            return Err(SqlError::permanent(sqlstate::UNTRANSLATABLE_TEXT, "the statement holds U+0000"));
         }
         if sql.len() > self.limits.text {
             let message = format!("the statement has {} bytes, and {} are allowed", sql.len(), self.limits.text);
@@ -140,7 +143,7 @@ impl UnitOfWork {
             let message = format!("the parameters have {size} bytes, and {} are allowed", self.limits.parameters);
             return Err(SqlError::permanent(sqlstate::LIMIT, message));
         }
-        for (at, parameter) in parameters.iter().enumerate() {
+        for (at, parameter) in parameters.iter_mut().enumerate() {
             check_storable(at + 1, parameter)?;
         }
         self.statements += 1;
@@ -204,6 +207,8 @@ impl UnitOfWork {
     /// # Errors
     /// When the connection fails.
     pub fn savepoint(&mut self) -> Result<(), SqlError> {
+        // On the careful path the limit is for an event: a large batch is nobody's fault.
+        self.statements = 0;
         self.store.savepoint()
     }
 
@@ -240,14 +245,14 @@ impl UnitOfWork {
         self.store.schema_version()
     }
 
-    /// Writes the version of the projection's tables and commits.
+    /// Writes the version of the projection's tables and commits, with the same fence as any other commit.
     ///
     /// # Errors
     /// When a statement fails or the worker is fenced.
-    pub fn commit_migration(&mut self, version: u32) -> Result<(), CommitError> {
+    pub fn commit_migration(&mut self, in_place: &Advance) -> Result<(), CommitError> {
         self.refuse_failed()?;
-        self.store.set_schema_version(version)?;
-        self.store.commit_in_place()
+        self.store.set_schema_version(in_place.plugin_version)?;
+        self.store.commit(in_place)
     }
 
     /// Runs whatever is buffered, moves the checkpoint, commits.
@@ -282,15 +287,20 @@ impl UnitOfWork {
 }
 
 /// Refuses what one of the databases would store as something else, so that both behave alike.
-fn check_storable(number: usize, value: &Value) -> Result<(), SqlError> {
+fn check_storable(number: usize, value: &mut Value) -> Result<(), SqlError> {
     match value {
         Value::Text(text) | Value::Json(text) if text.contains('\0') => Err(SqlError::permanent(
             sqlstate::UNTRANSLATABLE_TEXT,
             format!("parameter ${number} holds U+0000, which no text column stores"),
         )),
-        Value::Uuid(text) if uuid::Uuid::try_parse(text).is_err() => {
-            Err(SqlError::permanent("22P02", format!("parameter ${number} is not a UUID")))
-        }
+        // One way of writing it: Postgres knows them to be the same, SQLite would not.
+        Value::Uuid(text) => match uuid::Uuid::try_parse(text) {
+            Ok(uuid) => {
+                *text = uuid.hyphenated().to_string();
+                Ok(())
+            }
+            Err(_) => Err(SqlError::permanent("22P02", format!("parameter ${number} is not a UUID"))),
+        },
         Value::Numeric(text) if !is_decimal(text) => {
             Err(SqlError::permanent("22P02", format!("parameter ${number} is not a decimal number")))
         }
@@ -327,11 +337,11 @@ mod tests {
 
     #[test]
     fn a_parameter_that_one_database_would_change_is_refused_by_number() {
-        let error = check_storable(2, &Value::Text("a\0b".into())).unwrap_err();
+        let error = check_storable(2, &mut Value::Text("a\0b".into())).unwrap_err();
         assert_eq!(error.code, "22021");
         assert!(error.message.contains("$2"), "{error}");
-        assert!(check_storable(1, &Value::Uuid("no".into())).is_err());
-        assert!(check_storable(1, &Value::Json("{".into())).is_err());
-        assert!(check_storable(1, &Value::Json("{\"a\":[1]}".into())).is_ok());
+        assert!(check_storable(1, &mut Value::Uuid("no".into())).is_err());
+        assert!(check_storable(1, &mut Value::Json("{".into())).is_err());
+        assert!(check_storable(1, &mut Value::Json("{\"a\":[1]}".into())).is_ok());
     }
 }

@@ -1,7 +1,8 @@
 //! Events in Postgres: pages through sqlx, the horizon's two looks, and LISTEN.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,9 @@ use super::{Backlog, Blocker, Page, Source, Wanted};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, Timestamptz};
 use crate::event::{Event, Position};
+
+/// How long the server may be silent before the connection counts as lost. A page or a count takes milliseconds.
+const SILENCE: Duration = Duration::from_secs(60);
 
 /// The channel that the trigger of `host migrate` notifies.
 const CHANNEL: &str = "projectionist_events";
@@ -45,6 +49,8 @@ pub struct PostgresSource {
     horizon: Mutex<Horizon>,
     /// How many times a look at the horizon was asked for.
     asked: AtomicU64,
+    /// Whether a hole keeps it back.
+    at_a_hole: AtomicBool,
     /// Rung at each notification.
     bell: Arc<Bell>,
     /// The task that listens.
@@ -80,13 +86,19 @@ impl PostgresSource {
         let pool = runtime.block_on(async {
             let mut connection = database.connect("projectionist source").await?;
             schema::check_postgres(&database, &mut connection, Tables::Events).await?;
-            refuse_cached_sequence(&database, &mut connection).await?;
+            refuse_what_loses_events(&database, &mut connection).await?;
             database.pool("projectionist source", POOL).await
         })?;
         let bell = Arc::new(Bell::default());
         let listener = runtime.spawn(listen(database.clone(), Arc::clone(&bell)));
-        let (horizon, asked) = (Mutex::default(), AtomicU64::new(0));
-        Ok(Self { database, pool, horizon, asked, bell, listener })
+        let (horizon, asked, at_a_hole) = (Mutex::default(), AtomicU64::new(0), AtomicBool::new(false));
+        Ok(Self { database, pool, horizon, asked, at_a_hole, bell, listener })
+    }
+
+    /// Waits for an answer of the server, but not for ever: one whose machine is gone never says so.
+    fn ask<T>(&self, doing: &'static str, query: impl Future<Output = sqlx::Result<T>>) -> Result<T, DatabaseError> {
+        let answer = self.database.block_on(async { tokio::time::timeout(SILENCE, query).await });
+        answer.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map_err(|error| self.database.error(doing, error))
     }
 
     /// Names whoever has held the horizon back for a while, in the log.
@@ -158,28 +170,44 @@ const BLOCKERS: &str = "
            coalesce(activity.query, '')
     FROM writers
     LEFT JOIN pg_stat_activity AS activity ON activity.pid = writers.pid
-    LEFT JOIN pg_prepared_xacts AS prepared ON '-1/' || prepared.transaction = writers.virtualtransaction
+    LEFT JOIN pg_locks AS own ON own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
+        AND own.virtualtransaction = writers.virtualtransaction AND writers.pid IS NULL
+    LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
     ORDER BY 2 DESC NULLS LAST";
 
-/// Refuses a sequence that hands positions to sessions in blocks: they would become visible in any order, and
-/// `horizon` could not tell a hole that will be filled from one that will not.
-async fn refuse_cached_sequence(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+/// Refuses what `horizon`'s argument does not hold for, because events would be lost without a word.
+async fn refuse_what_loses_events(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let failed = |error| database.error("looking at the events table", error);
+    let refused = |reason: String| Err(DatabaseError::UnsafeEvents { database: database.name().to_owned(), reason });
+    let (standby, kind): (bool, String) =
+        sqlx::query_as("SELECT pg_is_in_recovery(), relkind::text FROM pg_class WHERE oid = 'events'::regclass")
+            .fetch_one(&mut *connection)
+            .await
+            .map_err(failed)?;
+    if standby {
+        return refused("it is on a standby server, which does not show who is writing; read from the primary".into());
+    }
+    if !matches!(&*kind, "r" | "p") {
+        return refused("it is not a table, and what stands behind it does not show who is writing".into());
+    }
+    // Blocks of positions become visible in any order, and a hole that will be filled looks like one that will not.
     let cached: Option<(String, i64)> = sqlx::query_as(
         "SELECT seqrelid::regclass::text, seqcache FROM pg_sequence
-         WHERE seqrelid = pg_get_serial_sequence('events', 'global_position')::regclass AND seqcache > 1",
+         WHERE seqcache > 1 AND seqrelid IN (
+             SELECT pg_get_serial_sequence('events', 'global_position')::regclass::oid
+             UNION SELECT depends.refobjid FROM pg_attrdef AS def
+                 JOIN pg_depend AS depends ON depends.classid = 'pg_attrdef'::regclass AND depends.objid = def.oid
+                 WHERE def.adrelid = 'events'::regclass AND depends.refclassid = 'pg_class'::regclass)",
     )
     .fetch_optional(connection)
     .await
-    .map_err(|error| database.error("looking at the sequence of positions", error))?;
+    .map_err(failed)?;
     match cached {
         None => Ok(()),
-        Some((sequence, cache)) => Err(DatabaseError::UnsafeEvents {
-            database: database.name().to_owned(),
-            reason: format!(
-                "its sequence {sequence} has CACHE {cache}, so positions become visible out of order; \
-                 run: ALTER SEQUENCE {sequence} CACHE 1"
-            ),
-        }),
+        Some((sequence, cache)) => refused(format!(
+            "its sequence {sequence} has CACHE {cache}, so positions become visible out of order; \
+             run: ALTER SEQUENCE {sequence} CACHE 1"
+        )),
     }
 }
 
@@ -215,12 +243,10 @@ impl Source for PostgresSource {
             return Ok(horizon.tracker.horizon());
         }
         let answers = self.asked.load(Ordering::SeqCst);
-        let look = self
-            .database
-            .block_on(self.look(&horizon.tracker))
-            .map_err(|error| self.database.error("looking for the horizon", error))?;
+        let look = self.ask("looking for the horizon", self.look(&horizon.tracker))?;
         horizon.answered = answers;
         let position = horizon.tracker.step(&look);
+        self.at_a_hole.store(horizon.tracker.is_waiting(), Ordering::Relaxed);
         if horizon.tracker.is_waiting() {
             self.tell_of_blockers(&mut horizon);
         } else {
@@ -302,7 +328,7 @@ impl Source for PostgresSource {
     }
 
     fn wait(&self, seen: Seen, timeout: Duration) -> Seen {
-        let at_a_hole = self.horizon.lock().unwrap_or_else(PoisonError::into_inner).tracker.is_waiting();
+        let at_a_hole = self.at_a_hole.load(Ordering::Relaxed);
         self.bell.wait(seen, if at_a_hole { timeout.min(POLL_AT_A_HOLE) } else { timeout })
     }
 }

@@ -55,7 +55,7 @@ impl PostgresStore {
             })?;
             let parked = parked(&mut connection, slot).await.map_err(failed)?;
             prepare_advance(&mut connection, slot, epoch).await.map_err(failed)?;
-            let store = Self::new(database.clone(), connection, slot.clone(), position);
+            let store = Self::new(database.clone(), connection, slot.clone(), position, epoch);
             Ok(Claim { position, epoch, parked, store: Box::new(store) })
         })
     }
@@ -195,11 +195,13 @@ async fn prepare_advance(connection: &mut PgConnection, slot: &Slot, epoch: Epoc
              UPDATE projectionist.checkpoints SET position = $1, events_applied = events_applied + $2,
                  plugin_version = $3, plugin_digest = $4, updated_at = now()
              WHERE projection = '{}' AND total_partitions = {} AND partition_key = {} AND epoch = {epoch} AND position = $5
+               AND EXISTS (SELECT FROM projectionist.projections WHERE projection = '{}' AND schema_version = $3)
              RETURNING 1)
          SELECT 1 / count(*) FROM moved",
         slot.projection.replace('\'', "''"),
         slot.partition.total(),
         slot.partition.key(),
+        slot.projection.replace('\'', "''"),
     );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(connection).await.map(drop)
 }

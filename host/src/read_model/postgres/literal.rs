@@ -128,15 +128,15 @@ fn write_float(into: &mut String, number: f64) {
     }
 }
 
-/// Text between quotes. The connection has `standard_conforming_strings` on, so a backslash is only itself, and
-/// the quote is the one character to double.
+/// Text between quotes. With a backslash in it, it is written as `E'…'`, where a backslash is always doubled: what a
+/// plain literal makes of one depends on a setting, and a text must never end its own quotes.
 fn write_text(into: &mut String, text: &str) {
     into.reserve(text.len() + 2);
-    into.push('\'');
+    into.push_str(if text.contains('\\') { "E'" } else { "'" });
     let mut rest = text;
-    while let Some(at) = rest.find('\'') {
+    while let Some(at) = rest.find(['\'', '\\']) {
         into.push_str(&rest[..=at]);
-        into.push('\'');
+        into.push_str(&rest[at..=at]);
         rest = &rest[at + 1..];
     }
     into.push_str(rest);
@@ -147,7 +147,7 @@ fn write_text(into: &mut String, text: &str) {
 fn write_bytes(into: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     into.reserve(bytes.len() * 2 + 4);
-    into.push_str("'\\x");
+    into.push_str("E'\\\\x");
     for byte in bytes {
         into.push(char::from(DIGITS[usize::from(byte >> 4)]));
         into.push(char::from(DIGITS[usize::from(byte & 15)]));
@@ -169,10 +169,11 @@ mod tests {
     }
 
     #[test]
-    fn quotes_are_doubled_and_backslashes_are_themselves() {
-        assert_eq!(literal(Value::Text(r"it's a \ and ''".into()), oid::TEXT), r"'it''s a \ and '''''");
+    fn quotes_and_backslashes_are_doubled_so_that_no_setting_lets_a_text_out_of_its_quotes() {
+        assert_eq!(literal(Value::Text(r"it's a \ and x".into()), oid::TEXT), r"E'it''s a \\ and x'");
+        assert_eq!(literal(Value::Text("it's".into()), oid::TEXT), "'it''s'");
         assert_eq!(literal(Value::Text("'".into()), oid::TEXT), "''''");
-        assert_eq!(literal(Value::Bytes(vec![0, 0xab, b'\'']), oid::BYTEA), r"'\x00ab27'");
+        assert_eq!(literal(Value::Bytes(vec![0, 0xab, b'\'']), oid::BYTEA), r"E'\\x00ab27'");
     }
 
     #[test]

@@ -51,9 +51,7 @@ impl Statements {
     /// Prepares a statement. Nothing is kept at that time.
     pub(super) async fn prepare(&mut self, connection: &mut PgConnection, judged: &Judged) -> Result<(), SqlError> {
         if self.prepared.len() >= PREPARED {
-            let names: Vec<String> = self.prepared.keys().map(|number| format!("DEALLOCATE p{number}")).collect();
-            connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|e| sql_error(&e))?;
-            self.prepared.clear();
+            self.deallocate(connection).await?;
         }
         let text: String = judged.sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(QUOTED).collect();
         let failed = |error: sqlx::Error| within(sql_error(&error), &text);
@@ -71,6 +69,17 @@ impl Statements {
         let parameters =
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
         self.prepared.insert(judged.number, Prepared { parameters, text });
+        Ok(())
+    }
+
+    /// Forgets all prepared statements: there are too many, or the tables are not those they were prepared for.
+    pub(super) async fn deallocate(&mut self, connection: &mut PgConnection) -> Result<(), SqlError> {
+        if self.prepared.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<String> = self.prepared.keys().map(|number| format!("DEALLOCATE p{number}")).collect();
+        connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
+        self.prepared.clear();
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Column as _, Either, PgConnection, Row as _, ValueRef as _};
 
-use super::super::checkpoint::{Advance, Epoch, Slot};
+use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
 use super::super::dead_letter::DeadLetter;
 use super::super::guard::{Judged, Kind};
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
@@ -31,6 +31,10 @@ pub struct PostgresStore {
     slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
+    /// The claim.
+    epoch: Epoch,
+    /// Whether a BEGIN was sent and not ended.
+    open: bool,
     /// What results may be.
     limits: StatementLimits,
     /// What was prepared and kept.
@@ -46,6 +50,15 @@ impl std::fmt::Debug for PostgresStore {
     }
 }
 
+/// Whether somebody asked for the rows of a message's last statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    /// `query` did.
+    Wanted,
+    /// They are read and dropped.
+    Unwanted,
+}
+
 /// Why a message came back.
 struct SendError {
     /// What failed.
@@ -56,17 +69,24 @@ struct SendError {
 
 impl PostgresStore {
     /// Takes over a session and its claim.
-    pub(super) fn new(database: Postgres, connection: PgConnection, slot: Slot, position: Position) -> Self {
+    pub(super) fn new(
+        database: Postgres,
+        connection: PgConnection,
+        slot: Slot,
+        position: Position,
+        epoch: Epoch,
+    ) -> Self {
         let limits = SqlLimits::default().statement;
-        Self { database, connection, slot, position, limits, statements: Statements::default() }
+        Self { database, connection, slot, position, epoch, open: false, limits, statements: Statements::default() }
     }
 
-    /// Sends a message; gives the result of its last statement that belongs to the guest.
-    fn send_message(&mut self, message: Message) -> Result<Rowset, SendError> {
+    /// Sends a message; gives the result of its last statement, if somebody asked for it.
+    fn send_message(&mut self, message: Message, answer: Answer) -> Result<Rowset, SendError> {
         let Message { text, parts } = message;
         if parts.is_empty() {
             return Ok(Rowset::default());
         }
+        self.open = true;
         let (database, connection, limits) = (&self.database, &mut self.connection, self.limits);
         let wanted = parts.len() - 1;
         let mut at = 0;
@@ -85,7 +105,7 @@ impl PostgresStore {
                         }
                         at += 1;
                     }
-                    Either::Right(row) if at == wanted => {
+                    Either::Right(row) if at == wanted && answer == Answer::Wanted => {
                         rowset = rowset.and_then(|rowset| read_row(rowset, &row, &mut bytes, &limits));
                     }
                     // An INSERT … RETURNING through `execute`: nobody asked for its rows.
@@ -105,9 +125,9 @@ impl PostgresStore {
     }
 
     /// Sends what was kept.
-    fn send_kept(&mut self) -> Result<Rowset, SqlError> {
+    fn send_kept(&mut self, answer: Answer) -> Result<Rowset, SqlError> {
         let message = self.statements.take();
-        self.send_message(message).map_err(|failed| failed.error)
+        self.send_message(message, answer).map_err(|failed| failed.error)
     }
 
     /// Prepares a guest's statement, once. What is kept goes first: a statement that cannot be prepared aborts the
@@ -116,7 +136,7 @@ impl PostgresStore {
         if self.statements.knows(judged) {
             return Ok(());
         }
-        self.send_kept()?;
+        self.send_kept(Answer::Unwanted)?;
         let (statements, connection) = (&mut self.statements, &mut self.connection);
         self.database.block_on(statements.prepare(connection, judged))
     }
@@ -126,25 +146,35 @@ impl PostgresStore {
         if !parameters.is_empty() {
             return Err(SqlError::permanent(sqlstate::PARAMETER_COUNT, "CREATE, ALTER and DROP take no parameters"));
         }
-        self.send_kept()?;
+        self.send_kept(Answer::Unwanted)?;
         // The extended protocol takes one statement and no more.
-        let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut self.connection);
-        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+        let (statements, connection) = (&mut self.statements, &mut self.connection);
+        self.database.block_on(async {
+            let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut *connection);
+            run.await.map_err(|error| sql_error(&error))?;
+            statements.deallocate(connection).await
+        })
     }
 
-    /// Who has fenced this worker off.
-    fn fenced(&mut self) -> CommitError {
-        let find = sqlx::query_as::<_, (String, i64)>(
-            "SELECT owner, epoch FROM projectionist.checkpoints
+    /// Why the checkpoint was not moved.
+    fn fenced(&mut self, ours: u32) -> CommitError {
+        let find = sqlx::query_as::<_, (String, i64, i64, i32)>(
+            "SELECT owner, epoch, position, schema_version FROM projectionist.checkpoints
+             JOIN projectionist.projections USING (projection)
              WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3",
         )
         .bind(&self.slot.projection)
         .bind(self.slot.partition.total().cast_signed())
         .bind(self.slot.partition.key().cast_signed())
         .fetch_one(&mut self.connection);
-        let (owner, epoch) =
-            self.database.block_on(find).unwrap_or_else(|_| ("somebody who has removed its checkpoint".to_owned(), 0));
-        CommitError::Fenced { slot: self.slot.clone(), owner, epoch: Epoch(epoch) }
+        let found = self.database.block_on(find).ok().map(|(owner, epoch, position, version)| Found {
+            owner,
+            epoch: Epoch(epoch),
+            position: Position::from_sql(position),
+            version: version.unsigned_abs(),
+        });
+        let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
+        mine.refused(found)
     }
 }
 
@@ -200,7 +230,7 @@ impl Store for PostgresStore {
     }
 
     fn send(&mut self) -> Result<(), SqlError> {
-        self.send_kept().map(drop)
+        self.send_kept(Answer::Unwanted).map(drop)
     }
 
     fn query(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<Rowset, SqlError> {
@@ -209,7 +239,7 @@ impl Store for PostgresStore {
         }
         self.prepare(statement)?;
         self.statements.keep(statement, &parameters)?;
-        let mut rowset = self.send_kept()?;
+        let mut rowset = self.send_kept(Answer::Wanted)?;
         if statement.kind == Kind::Reading {
             rowset.affected = 0;
         }
@@ -230,7 +260,7 @@ impl Store for PostgresStore {
         // What is kept may hold the savepoint itself: without sending it there would be nothing to go back to. It
         // may also fail; going back undoes that too, as long as the savepoint was reached.
         let kept = self.statements.take();
-        self.send_message(kept).ok();
+        self.send_message(kept, Answer::Unwanted).ok();
         self.statements.keep_own("ROLLBACK TO one_event");
         self.statements.keep_own("RELEASE one_event");
         self.send()
@@ -242,7 +272,9 @@ impl Store for PostgresStore {
         let insert = sqlx::query(
             "INSERT INTO projectionist.dead_letters (projection, global_position, bounded_context, aggregate_type,
                  aggregate_id, aggregate_version, event_id, event_type, reason, error, attempts, plugin_digest)
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+             ON CONFLICT (projection, global_position) DO UPDATE SET reason = excluded.reason, error = excluded.error,
+                 attempts = excluded.attempts, plugin_digest = excluded.plugin_digest, created_at = now()",
         )
         .bind(&self.slot.projection)
         .bind(event.position().to_sql())
@@ -262,14 +294,20 @@ impl Store for PostgresStore {
 
     fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
         self.send()?;
+        // Whoever migrated may have changed what the statements were prepared for.
+        self.database.block_on(self.statements.deallocate(&mut self.connection))?;
         let (database, connection, projection) = (&self.database, &mut self.connection, &self.slot.projection);
+        let timeout = format!("SET LOCAL statement_timeout = {}", self.limits.time.as_millis());
         let run = async {
+            // Another worker's `migrate` may take its time, and waiting for it is no failure.
+            sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(&mut *connection).await?;
             let version: i32 = sqlx::query_scalar(
                 "SELECT schema_version FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
             )
             .bind(projection)
             .fetch_one(&mut *connection)
             .await?;
+            sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
             let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
                 .bind(projection)
                 .fetch_one(&mut *connection)
@@ -315,30 +353,25 @@ impl Store for PostgresStore {
         self.statements.keep_own("COMMIT");
         let message = self.statements.take();
         let fence = message.parts.len() - 2;
-        match self.send_message(message) {
+        match self.send_message(message, Answer::Unwanted) {
             Ok(_) => {
+                self.open = false;
                 self.position = advance.to;
                 Ok(())
             }
             Err(SendError { error, part }) => {
                 self.rollback().ok();
                 let fenced = part == fence && error.code == DIVISION_BY_ZERO;
-                Err(if fenced { self.fenced() } else { error.into() })
+                Err(if fenced { self.fenced(advance.plugin_version) } else { error.into() })
             }
         }
     }
 
-    fn commit_in_place(&mut self) -> Result<(), CommitError> {
-        self.statements.keep_own("COMMIT");
-        let message = self.statements.take();
-        self.send_message(message).map(drop).map_err(|failed| {
-            self.rollback().ok();
-            failed.error.into()
-        })
-    }
-
     fn rollback(&mut self) -> Result<(), SqlError> {
         self.statements.forget();
+        if !std::mem::take(&mut self.open) {
+            return Ok(());
+        }
         let run = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection);
         self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
     }

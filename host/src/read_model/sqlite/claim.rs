@@ -23,14 +23,18 @@ use crate::event::Position;
 /// # Errors
 /// When it is no folder, or not writable.
 pub fn check(base: &Path) -> Result<(), DatabaseError> {
-    let probe = sqlite::beside(base, "write-probe");
-    let failed = |error: std::io::Error| DatabaseError::File {
-        path: base.to_owned(),
-        doing: "keep read models beside",
-        reason: error.to_string(),
+    let folder = match base.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
     };
-    File::create(&probe).map_err(failed)?;
-    std::fs::remove_file(&probe).map_err(failed)
+    // Under a name of its own, and gone when it is dropped: others may be looking at the same moment.
+    match tempfile::Builder::new().prefix(".projectionist-").tempfile_in(folder) {
+        Ok(_) => Ok(()),
+        Err(error) => {
+            let reason = error.to_string();
+            Err(DatabaseError::File { path: base.to_owned(), doing: "keep read models beside", reason })
+        }
+    }
 }
 
 impl SqliteStore {

@@ -35,7 +35,8 @@ fn sql_error(error: &rusqlite::Error) -> SqlError {
         (_, Code::DatabaseCorrupt | Code::NotADatabase) => "XX001",
         (_, Code::OutOfMemory) => "53200",
         (_, Code::OperationInterrupted) => "57014",
-        (_, Code::AuthorizationForStatementDenied) => "42501",
+        // The projection's own fault, unlike the 42501 of a missing privilege.
+        (_, Code::AuthorizationForStatementDenied) => "42000",
         (_, Code::TypeMismatch) => "42804",
         (_, Code::TooBig) => sqlstate::LIMIT,
         _ if message.starts_with("no such table") => "42P01",

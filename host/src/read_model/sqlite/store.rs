@@ -9,6 +9,7 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, params};
 
 use super::super::checkpoint::{Advance, Epoch, Slot};
+use super::super::checkpoint::{Found, Mine};
 use super::super::dead_letter::DeadLetter;
 use super::super::guard::{Judged, Kind};
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
@@ -146,20 +147,25 @@ impl SqliteStore {
             self.limits.check(rowset.rows.len(), bytes)?;
         }
         drop(rows);
-        rowset.affected = if readonly { 0 } else { self.connection.changes() };
+        let counts = judged.kind != Kind::Definition && !readonly;
+        rowset.affected = if counts { self.connection.changes() } else { 0 };
         Ok(rowset)
     }
 
-    /// Who has fenced this worker off.
-    fn fenced(&self) -> CommitError {
+    /// Why the checkpoint was not moved.
+    fn fenced(&self, ours: u32) -> CommitError {
         let found = self.connection.query_row(
-            "SELECT owner, epoch FROM _projectionist_checkpoints
+            "SELECT owner, epoch, position, (SELECT schema_version FROM _projectionist_projections WHERE projection = ?1)
+             FROM _projectionist_checkpoints
              WHERE projection = ?1 AND total_partitions = ?2 AND partition_key = ?3",
             params![self.slot.projection, self.slot.partition.total(), self.slot.partition.key()],
-            |row| Ok((row.get(0)?, Epoch(row.get(1)?))),
+            |row| {
+                let position = Position::from_sql(row.get(2)?);
+                Ok(Found { owner: row.get(0)?, epoch: Epoch(row.get(1)?), position, version: row.get(3)? })
+            },
         );
-        let (owner, epoch) = found.unwrap_or_else(|_| ("somebody who has removed its checkpoint".to_owned(), Epoch(0)));
-        CommitError::Fenced { slot: self.slot.clone(), owner, epoch }
+        let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
+        mine.refused(found.ok())
     }
 }
 
@@ -224,7 +230,10 @@ impl Store for SqliteStore {
         self.host(
             "INSERT INTO _projectionist_dead_letters (projection, global_position, bounded_context, aggregate_type,
                  aggregate_id, aggregate_version, event_id, event_type, reason, error, attempts, plugin_digest)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+             ON CONFLICT (projection, global_position) DO UPDATE SET reason = excluded.reason, error = excluded.error,
+                 attempts = excluded.attempts, plugin_digest = excluded.plugin_digest,
+                 created_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')",
             params![
                 self.slot.projection,
                 event.position().to_sql(),
@@ -266,7 +275,8 @@ impl Store for SqliteStore {
             self.host(
                 "UPDATE _projectionist_checkpoints SET position = ?1, events_applied = events_applied + ?2,
                      plugin_version = ?3, plugin_digest = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')
-                 WHERE projection = ?5 AND total_partitions = ?6 AND partition_key = ?7 AND epoch = ?8 AND position = ?9",
+                 WHERE projection = ?5 AND total_partitions = ?6 AND partition_key = ?7 AND epoch = ?8 AND position = ?9
+                   AND EXISTS (SELECT 1 FROM _projectionist_projections WHERE projection = ?5 AND schema_version = ?3)",
                 params![
                     advance.to.to_sql(),
                     advance.applied.cast_signed(),
@@ -281,10 +291,13 @@ impl Store for SqliteStore {
             )
         });
         match moved {
-            Ok(1) => self.commit_in_place(),
+            Ok(1) => self.host("COMMIT", params![]).map(drop).map_err(|error| {
+                self.rollback().ok();
+                error.into()
+            }),
             Ok(_) => {
                 self.rollback().ok();
-                Err(self.fenced())
+                Err(self.fenced(advance.plugin_version))
             }
             Err(error) => {
                 self.rollback().ok();
@@ -293,14 +306,6 @@ impl Store for SqliteStore {
         }?;
         self.position = advance.to;
         Ok(())
-    }
-
-    fn commit_in_place(&mut self) -> Result<(), CommitError> {
-        let committed = self.ensure_begun().and_then(|()| self.host("COMMIT", params![]));
-        committed.map(drop).map_err(|error| {
-            self.rollback().ok();
-            error.into()
-        })
     }
 
     fn rollback(&mut self) -> Result<(), SqlError> {
