@@ -109,6 +109,22 @@ mod tests {
     }
 
     #[test]
+    fn four_partitions_share_real_events_within_a_few_percent() {
+        let flights: &[u8] = include_bytes!("../assets/flights-demo.ndjson.gz");
+        let reader = crate::ndjson::Reader::new(flights, crate::ndjson::Payloads::Objects).unwrap();
+        let mut shares = [0_usize; 4];
+        for event in reader {
+            let hash = fnv1a32(event.unwrap().aggregate_id.as_bytes());
+            shares[(hash % 4) as usize] += 1;
+        }
+        let mean = shares.iter().sum::<usize>() / 4;
+        assert!(mean > 1_000, "{shares:?}");
+        for share in shares {
+            assert!(share.abs_diff(mean) * 100 <= mean * 6, "{shares:?}");
+        }
+    }
+
+    #[test]
     fn a_key_past_the_last_is_refused() {
         assert_eq!(Partition::new(4, 4).unwrap_err().to_string(), "there is no partition 4 of 4: keys go from 0 to 3");
         assert!(Partition::new(0, 0).is_err());

@@ -6,7 +6,7 @@
 mod output;
 
 use std::io::{self, ErrorKind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -62,7 +62,7 @@ impl Export {
         let source = context.existing_events()?;
         let output = Output::create(&self.file).map_err(|error| {
             UsageError::new(
-                format!("cannot write {}: {error}", self.file.display()),
+                format!("cannot write {}: {error}", self.name()),
                 "check that the folder exists and that this user may write there",
             )
         })?;
@@ -79,8 +79,13 @@ impl Export {
             }
             // Whoever reads has enough.
             Err(error) if is_broken_pipe(&error) => Ok(()),
-            Err(error) => Err(error.context(format!("the export to {} stopped", self.file.display()))),
+            Err(error) => Err(error.context(format!("the export to {} stopped", self.name()))),
         }
+    }
+
+    /// What to call the file in messages.
+    fn name(&self) -> String {
+        if self.file == Path::new("-") { "stdout".into() } else { self.file.display().to_string() }
     }
 
     /// Writes what the filters take, and says how many events that was.

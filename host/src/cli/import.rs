@@ -123,7 +123,7 @@ impl Import {
 impl Tally {
     /// What became of an import that stopped.
     fn stopped(&self, file: &Path) -> String {
-        let file = file.display();
+        let file = if file == Path::new("-") { "stdin".into() } else { file.display().to_string() };
         let Self { stored, skipped, without_id, line } = self;
         let next = line + 1;
         match (stored, skipped, without_id) {
