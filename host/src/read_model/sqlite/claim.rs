@@ -23,7 +23,8 @@ use crate::event::Position;
 /// # Errors
 /// When it is no folder, or not writable.
 pub fn check(base: &Path) -> Result<(), DatabaseError> {
-    let probe = sqlite::beside(base, "write-probe");
+    // A name of its own: processes start at the same time.
+    let probe = sqlite::beside(base, &format!("write-probe-{}", std::process::id()));
     let failed = |error: std::io::Error| DatabaseError::File {
         path: base.to_owned(),
         doing: "keep read models beside",
