@@ -15,9 +15,7 @@ use crate::{Event, event};
 /// The compressed NDJSON file: the slice that `host demo` bundles.
 #[must_use]
 pub fn file() -> PathBuf {
-    let tests = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let bundled = tests.join("../host/assets/flights-demo.ndjson.gz");
-    if bundled.exists() { bundled } else { tests.join("data/flights.ndjson.gz") }
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../host/assets/flights-demo.ndjson.gz")
 }
 
 /// Its lines.

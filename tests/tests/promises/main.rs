@@ -5,4 +5,10 @@
 #![expect(unused_crate_dependencies, reason = "they are the harness's")]
 #![expect(clippy::missing_docs_in_private_items, reason = "the name of a test is what it says")]
 
+mod careful_path;
+mod claims;
 mod exactly_once;
+mod horizon;
+mod live;
+mod partitions;
+mod sabotage;
