@@ -158,7 +158,10 @@ const BLOCKERS: &str = "
            coalesce(activity.query, '')
     FROM writers
     LEFT JOIN pg_stat_activity AS activity ON activity.pid = writers.pid
-    LEFT JOIN pg_prepared_xacts AS prepared ON '-1/' || prepared.transaction = writers.virtualtransaction
+    LEFT JOIN pg_prepared_xacts AS prepared ON writers.pid IS NULL AND EXISTS (
+        SELECT FROM pg_locks AS own
+        WHERE own.locktype = 'transactionid' AND own.transactionid = prepared.transaction AND own.pid IS NULL
+          AND own.virtualtransaction = writers.virtualtransaction)
     ORDER BY 2 DESC NULLS LAST";
 
 /// Refuses a sequence that hands positions to sessions in blocks: they would become visible in any order, and
