@@ -15,11 +15,12 @@
 //!
 //! `V` is fixed when the wait begins, so writers that come later cannot keep the horizon back.
 //!
-//! A transaction that is *prepared* (two-phase commit) goes on holding its lock under another virtual id
-//! (`-1/…`). So when an id vanishes, every prepared transaction that was not in `V` from the beginning may be it,
-//! and is waited for as well; also one that was seen beside the id before, because pg_locks reads its two halves
-//! one after the other and can show a transaction under both ids. A prepared id can only end, so this adds to
-//! the wait at most once for each of `V`, and a steady stream of two-phase commits does not starve it.
+//! A transaction that is *prepared* (two-phase commit) goes on holding its lock. Current servers show it under its
+//! old virtual id; older ones (before 14.1, 13.5, …), and all after a restart, under another (`-1/…`). So when an id
+//! vanishes, every prepared transaction that was not in `V` from the beginning may be it, and is waited for as well;
+//! also one that was seen beside the id before, because pg_locks reads its two halves one after the other and can
+//! show a transaction under both ids. A prepared id can only end, so this adds to the wait at most once for each of
+//! `V`, and a steady stream of two-phase commits does not starve it.
 //!
 //! A sequence with CACHE above 1 hands positions to sessions in blocks, out of order, and breaks the argument;
 //! [`super::postgres`] refuses it. So does a writer that draws positions before it inserts, with a `nextval` of
@@ -29,7 +30,7 @@ use std::collections::BTreeSet;
 
 use crate::event::Position;
 
-/// A virtual transaction id as pg_locks shows it: `3/1871`, or `-1/742` for a prepared one.
+/// A virtual transaction id as pg_locks shows it: `3/1871`, or `-1/742` for a prepared one that got another.
 pub type VirtualId = String;
 
 /// What one look at the database showed: first the rows, then, in a later statement, the locks.

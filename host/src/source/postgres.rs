@@ -170,9 +170,10 @@ const BLOCKERS: &str = "
            coalesce(activity.query, '')
     FROM writers
     LEFT JOIN pg_stat_activity AS activity ON activity.pid = writers.pid
-    LEFT JOIN pg_locks AS own ON own.locktype = 'transactionid' AND own.mode = 'ExclusiveLock'
-        AND own.virtualtransaction = writers.virtualtransaction AND writers.pid IS NULL
-    LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
+    LEFT JOIN pg_prepared_xacts AS prepared ON writers.pid IS NULL AND EXISTS (
+        SELECT FROM pg_locks AS own
+        WHERE own.locktype = 'transactionid' AND own.transactionid = prepared.transaction AND own.pid IS NULL
+          AND own.virtualtransaction = writers.virtualtransaction)
     ORDER BY 2 DESC NULLS LAST";
 
 /// Refuses what `horizon`'s argument does not hold for, because events would be lost without a word.

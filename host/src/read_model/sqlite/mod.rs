@@ -18,10 +18,13 @@ use super::value::{SqlError, sqlstate};
 fn sql_error(error: &rusqlite::Error) -> SqlError {
     use rusqlite::ErrorCode as Code;
     use rusqlite::ffi;
-    let rusqlite::Error::SqliteFailure(failure, message) = error else {
-        return SqlError::permanent(sqlstate::OTHER, error.to_string());
+    let (failure, message) = match error {
+        rusqlite::Error::SqliteFailure(failure, message) => (failure, message.clone()),
+        // Where SQLite knows at which character the statement is wrong.
+        rusqlite::Error::SqlInputError { error, msg, .. } => (error, Some(msg.clone())),
+        _ => return SqlError::permanent(sqlstate::OTHER, error.to_string()),
     };
-    let message = message.clone().unwrap_or_else(|| error.to_string());
+    let message = message.unwrap_or_else(|| error.to_string());
     let code = match (failure.extended_code, failure.code) {
         (ffi::SQLITE_CONSTRAINT_UNIQUE | ffi::SQLITE_CONSTRAINT_PRIMARYKEY, _) => "23505",
         (ffi::SQLITE_CONSTRAINT_NOTNULL, _) => "23502",

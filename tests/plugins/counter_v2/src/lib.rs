@@ -1,0 +1,36 @@
+//! Version 2 of `counter`: also knows how many of the events it has seen itself.
+
+use projectionist_sdk::prelude::*;
+
+/// Keeps `counter` with the column `seen_by_v2`.
+#[derive(Default)]
+struct Counter;
+
+impl Projection for Counter {
+    fn name() -> &'static str {
+        "counter"
+    }
+
+    fn version() -> u32 {
+        2
+    }
+
+    fn migrate(&mut self, tx: &Transaction, from_version: u32) -> Result<(), Failure> {
+        if from_version < 1 {
+            tx.execute("CREATE TABLE counter (aggregate TEXT PRIMARY KEY, events BIGINT NOT NULL)", params![])?;
+        }
+        tx.execute("ALTER TABLE counter ADD COLUMN seen_by_v2 BIGINT NOT NULL DEFAULT 0", params![])?;
+        Ok(())
+    }
+
+    fn handle(&mut self, tx: &Transaction, event: &Event) -> Result<(), Failure> {
+        tx.execute(
+            "INSERT INTO counter (aggregate, events, seen_by_v2) VALUES ($1, 1, 1)
+             ON CONFLICT (aggregate) DO UPDATE SET events = counter.events + 1, seen_by_v2 = counter.seen_by_v2 + 1",
+            params![event.aggregate_id()],
+        )?;
+        Ok(())
+    }
+}
+
+export_projection!(Counter);

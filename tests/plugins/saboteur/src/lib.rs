@@ -1,0 +1,201 @@
+//! Does whatever an event tells it, most of it harmful: the payload is an [`Order`].
+//!
+//! What comes through leaves a row in `notes`, so that a test sees which events were applied. It wants `Order`s of
+//! `Saboteur`s in the contexts `default` and `stage`, so that filters have something to leave out.
+
+use std::collections::BTreeMap;
+
+use projectionist_sdk::prelude::*;
+use serde::Deserialize;
+
+/// Keeps `notes` and `totals`; obeys `switches`, which a test writes.
+#[derive(Default)]
+struct Saboteur {
+    /// Events that this instance has seen.
+    seen: i64,
+    /// What this batch adds to `totals`, by name.
+    folded: BTreeMap<String, i64>,
+    /// Whether the next `flush` has to fail.
+    fails_in_flush: bool,
+}
+
+/// The payload of an event.
+#[derive(Deserialize)]
+#[serde(tag = "do", rename_all = "snake_case")]
+enum Order {
+    /// Writes its note, and nothing else.
+    Note,
+    /// Writes a note of how many events this instance has seen.
+    NoteSeen,
+    /// Writes a note of a setting.
+    NoteSetting {
+        /// Its key.
+        key: String,
+    },
+    /// Writes a note of how many notes there are, its own transaction's included.
+    NoteCount,
+    /// Adds to a total, in memory; `flush` writes it.
+    Fold {
+        /// Which total.
+        name: String,
+        /// How much.
+        amount: i64,
+    },
+    /// Logs a line.
+    Log {
+        /// The line.
+        message: String,
+    },
+    /// Fails transiently for as long as `switches` has no row of this name.
+    FailUntil {
+        /// The name.
+        switch: String,
+    },
+    /// Fails transiently, always.
+    FailTransiently,
+    /// Fails permanently.
+    FailPermanently,
+    /// Fails when the batch is flushed.
+    FailInFlush,
+    /// Panics.
+    Panic,
+    /// Computes for ever.
+    Spin,
+    /// Allocates without end.
+    Allocate,
+    /// Calls itself without end.
+    Recurse,
+    /// Runs a statement.
+    Execute {
+        /// The statement.
+        sql: String,
+    },
+    /// Runs a statement many times.
+    ExecuteOften {
+        /// The statement.
+        sql: String,
+        /// How often.
+        times: u32,
+    },
+    /// Runs a statement and asks for its answer.
+    Query {
+        /// The statement.
+        sql: String,
+    },
+    /// Runs a statement, asks for its answer, and says that all is well whatever that was.
+    Swallow {
+        /// The statement.
+        sql: String,
+    },
+}
+
+impl Projection for Saboteur {
+    fn name() -> &'static str {
+        "saboteur"
+    }
+
+    fn event_types() -> &'static [&'static str] {
+        &["Order"]
+    }
+
+    fn aggregate_types() -> &'static [&'static str] {
+        &["Saboteur"]
+    }
+
+    fn bounded_contexts() -> &'static [&'static str] {
+        &["default", "stage"]
+    }
+
+    fn migrate(&mut self, tx: &Transaction, _from_version: u32) -> Result<(), Failure> {
+        if config::get("fail_in_migrate").is_some() {
+            return Err(Failure::permanent("told to fail in migrate"));
+        }
+        for table in [
+            "CREATE TABLE notes (position BIGINT PRIMARY KEY, aggregate TEXT NOT NULL, note TEXT NOT NULL)",
+            "CREATE TABLE totals (name TEXT PRIMARY KEY, amount BIGINT NOT NULL)",
+            "CREATE TABLE switches (name TEXT PRIMARY KEY)",
+        ] {
+            tx.execute(table, params![])?;
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, tx: &Transaction, event: &Event) -> Result<(), Failure> {
+        self.seen += 1;
+        let note = self.obey(tx, event.payload()?)?;
+        let note = note.unwrap_or_else(|| event.aggregate_version().to_string());
+        tx.execute("INSERT INTO notes VALUES ($1, $2, $3)", params![event.position(), event.aggregate_id(), note])?;
+        Ok(())
+    }
+
+    fn flush(&mut self, tx: &Transaction) -> Result<(), Failure> {
+        if self.fails_in_flush {
+            return Err(Failure::permanent("told to fail in flush"));
+        }
+        for (name, amount) in std::mem::take(&mut self.folded) {
+            tx.execute(
+                "INSERT INTO totals VALUES ($1, $2)
+                 ON CONFLICT (name) DO UPDATE SET amount = totals.amount + excluded.amount",
+                params![name, amount],
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl Saboteur {
+    /// Does what it is told; gives what to note, if not the event's version.
+    fn obey(&mut self, tx: &Transaction, order: Order) -> Result<Option<String>, Failure> {
+        match order {
+            Order::Note => {}
+            Order::NoteSeen => return Ok(Some(self.seen.to_string())),
+            Order::NoteSetting { key } => return Ok(Some(config::get(&key).unwrap_or_else(|| "unset".to_owned()))),
+            Order::NoteCount => {
+                let notes: i64 = tx.query_one("SELECT count(*) AS notes FROM notes", params![])?.get("notes")?;
+                return Ok(Some(notes.to_string()));
+            }
+            Order::Fold { name, amount } => *self.folded.entry(name).or_default() += amount,
+            Order::Log { message } => log::info!("{message}"),
+            Order::FailUntil { switch } => {
+                let row = tx.query_optional("SELECT name FROM switches WHERE name = $1", params![switch.as_str()])?;
+                if row.is_none() {
+                    return Err(Failure::transient(format!("the switch {switch} is off")));
+                }
+            }
+            Order::FailTransiently => return Err(Failure::transient("told to fail transiently")),
+            Order::FailPermanently => return Err(Failure::permanent("told to fail permanently")),
+            Order::FailInFlush => self.fails_in_flush = true,
+            Order::Panic => panic!("told to panic"),
+            Order::Spin => loop {
+                std::hint::black_box(self.seen);
+            },
+            Order::Allocate => {
+                let mut hoard: Vec<Vec<u8>> = Vec::new();
+                loop {
+                    hoard.push(vec![1; 1 << 20]);
+                    std::hint::black_box(&hoard);
+                }
+            }
+            Order::Recurse => return Ok(Some(recurse(1).to_string())),
+            Order::Execute { sql } => tx.execute(&sql, params![])?,
+            Order::ExecuteOften { sql, times } => {
+                for _ in 0..times {
+                    tx.execute(&sql, params![])?;
+                }
+            }
+            Order::Query { sql } => drop(tx.query(&sql, params![])?),
+            Order::Swallow { sql } => drop(tx.query(&sql, params![])),
+        }
+        Ok(None)
+    }
+}
+
+/// Calls itself until the stack is full.
+#[expect(unconditional_recursion, reason = "that is the point")]
+fn recurse(depth: u64) -> u64 {
+    let frame = [depth; 64];
+    std::hint::black_box(&frame);
+    recurse(depth + 1) + std::hint::black_box(frame[63])
+}
+
+export_projection!(Saboteur);

@@ -1,0 +1,14 @@
+//! What a user may rely on, one module a promise. Each test is named after the fact that it proves.
+//!
+//! The tests run the real binary against real databases; `projectionist_tests` is their harness.
+
+#![expect(unused_crate_dependencies, reason = "they are the harness's")]
+#![expect(clippy::missing_docs_in_private_items, reason = "the name of a test is what it says")]
+
+mod careful_path;
+mod claims;
+mod exactly_once;
+mod horizon;
+mod live;
+mod partitions;
+mod sabotage;
