@@ -56,7 +56,7 @@ impl SqliteStore {
     pub fn open(path: &Path, runtime: &Handle) -> Result<Self, DatabaseError> {
         let connection = sqlite::open(path, Tables::Events, Durability::EveryCommit, runtime)?;
         let store = Self { path: path.to_owned(), connection };
-        let heads = store.connection.table_exists(None, "aggregate_heads");
+        let heads = sqlite::has_table(&store.connection, "aggregate_heads");
         if heads.map_err(|error| store.error("looking for the host's tables", error))? {
             Ok(store)
         } else {

@@ -148,15 +148,50 @@ pub async fn check_postgres(
     judge(database.name(), tables, found, last_version(tables.postgres()))
 }
 
-/// Opens an SQLite file with one set of tables in it, making it when it is missing.
+/// Brings one set of tables up in an SQLite file, making the file when it is missing.
 ///
 /// # Errors
-/// When the file cannot be made or opened, or a migration fails.
+/// When the file cannot be made or opened, was migrated by a newer host, or a migration fails.
 pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), DatabaseError> {
-    // SQLite has no advisory lock, and several workers may meet a missing file at once: a locked file beside it
-    // lets one of them make it.
-    let lock = lock_migration(path)?;
-    let migrated = runtime.block_on(async {
+    let _lock = lock_migration(path)?;
+    migrate_locked(path, tables, runtime)
+}
+
+/// As [`migrate_sqlite`], if the file holds no tables when nobody else is making them.
+///
+/// # Errors
+/// As [`migrate_sqlite`].
+pub fn migrate_sqlite_if_empty(
+    path: &Path,
+    connection: &rusqlite::Connection,
+    tables: Tables,
+    runtime: &Handle,
+) -> Result<(), DatabaseError> {
+    let _lock = lock_migration(path)?;
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%')";
+    let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for tables", source };
+    if connection.query_row(sql, [], |row| row.get(0)).map_err(failed)? {
+        return Ok(());
+    }
+    migrate_locked(path, tables, runtime)
+}
+
+/// SQLite has no advisory lock, and several workers may meet a missing file at once: a locked file beside it lets
+/// one of them make it.
+fn lock_migration(path: &Path) -> Result<std::fs::File, DatabaseError> {
+    let failed = |error: std::io::Error| DatabaseError::File {
+        path: path.to_owned(),
+        doing: "create",
+        reason: error.to_string(),
+    };
+    let file = std::fs::File::create(super::sqlite::beside(path, "migrate-lock")).map_err(failed)?;
+    file.lock().map_err(failed)?;
+    Ok(file)
+}
+
+/// Runs the migrations, under the lock.
+fn migrate_locked(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), DatabaseError> {
+    runtime.block_on(async {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -172,32 +207,7 @@ pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(
             tables: tables.name(),
             source,
         })
-    });
-    drop(lock);
-    migrated
-}
-
-/// Whether a file holds tables, other than sqlx's own.
-///
-/// # Errors
-/// When it cannot be read.
-pub fn has_tables(path: &Path, connection: &rusqlite::Connection) -> Result<bool, DatabaseError> {
-    let sql =
-        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> ?1)";
-    let found = connection.query_row(sql, [SQLITE_BOOKKEEPING], |row| row.get(0));
-    found.map_err(|source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for tables", source })
-}
-
-/// The lock of whoever migrates a file.
-fn lock_migration(path: &Path) -> Result<std::fs::File, DatabaseError> {
-    let failed = |error: std::io::Error| DatabaseError::File {
-        path: path.to_owned(),
-        doing: "create",
-        reason: error.to_string(),
-    };
-    let file = std::fs::File::create(super::sqlite::beside(path, "migrate-lock")).map_err(failed)?;
-    file.lock().map_err(failed)?;
-    Ok(file)
+    })
 }
 
 /// As [`check_postgres`], for a file.
@@ -207,14 +217,14 @@ fn lock_migration(path: &Path) -> Result<std::fs::File, DatabaseError> {
 pub fn check_sqlite(path: &Path, connection: &rusqlite::Connection, tables: Tables) -> Result<(), DatabaseError> {
     let failed =
         |source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for the host's tables", source };
-    let known = connection.table_exists(None, SQLITE_BOOKKEEPING).map_err(failed)?;
+    let known = super::sqlite::has_table(connection, SQLITE_BOOKKEEPING).map_err(failed)?;
     let found = if known {
         let newest = format!("SELECT max(version) FROM {SQLITE_BOOKKEEPING} WHERE success");
         connection.query_row(&newest, [], |row| row.get(0)).map_err(failed)?
     } else {
         None
     };
-    if found.is_none() && tables == Tables::Events && connection.table_exists(None, "events").map_err(failed)? {
+    if found.is_none() && tables == Tables::Events && super::sqlite::has_table(connection, "events").map_err(failed)? {
         return Ok(());
     }
     judge(&path.display().to_string(), tables, found, last_version(tables.sqlite()))

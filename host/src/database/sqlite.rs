@@ -46,9 +46,9 @@ pub fn open(
     }
     let connection = open_existing(path)?;
     match schema::check_sqlite(path, &connection, tables) {
-        // No table of anybody's: the file is new, or somebody is making it just now, and then this waits for them.
-        Err(DatabaseError::Unmigrated { .. }) if !schema::has_tables(path, &connection)? => {
-            schema::migrate_sqlite(path, tables, runtime)?;
+        // Without a table of anybody's it counts as missing. Or somebody is making it just now, and then this waits.
+        Err(DatabaseError::Unmigrated { .. }) => {
+            schema::migrate_sqlite_if_empty(path, &connection, tables, runtime)?;
             schema::check_sqlite(path, &connection, tables)?;
         }
         checked => checked?,
@@ -93,6 +93,16 @@ pub fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.push(".");
     name.push(suffix);
     PathBuf::from(name)
+}
+
+/// Whether a file has this table. Read from the file each time: rusqlite's own answer comes from what the connection
+/// knew of the schema when it last looked, and misses a table that somebody else has made since.
+///
+/// # Errors
+/// When it cannot be read.
+pub fn has_table(connection: &Connection, name: &str) -> rusqlite::Result<bool> {
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?1)";
+    connection.query_row(sql, [name], |row| row.get(0))
 }
 
 /// The file of one projection's read model.

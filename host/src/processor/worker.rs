@@ -315,10 +315,12 @@ impl Worker {
             };
             match error.kind() {
                 Kind::Fenced | Kind::Lost => return Err(error.into()),
-                // A deadlock or a lock timeout is the database's own doing: the same batch mostly succeeds as it is.
+                // A deadlock is nobody's fault: partitions write the same rows, each in its own order. It would come
+                // again, and each costs the server's deadlock_timeout; so who meets one takes turns from then on.
                 Kind::Transient
                     if matches!(error, ApplyError::Sql(_) | ApplyError::Commit(_)) && backoff.failures() < 2 =>
                 {
+                    applier.work().take_turns();
                     let wait = backoff.fail();
                     tracing::info!(%error, ?wait, "trying the batch again");
                     if self.stop.sleep(wait) == Slept::Stopped {

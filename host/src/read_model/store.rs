@@ -119,6 +119,9 @@ pub trait Store: Send {
     /// When the connection fails.
     fn begin(&mut self) -> Result<(), SqlError>;
 
+    /// From now on, begins a transaction only when no other worker of the projection that takes turns is in one.
+    fn take_turns(&mut self);
+
     /// Runs a statement, or keeps it for [`Store::send`].
     ///
     /// # Errors

@@ -191,6 +191,11 @@ impl UnitOfWork {
         self.store.begin()
     }
 
+    /// From now on, keeps out of the way of the projection's other workers.
+    pub fn take_turns(&mut self) {
+        self.store.take_turns();
+    }
+
     /// Runs whatever is buffered.
     ///
     /// # Errors

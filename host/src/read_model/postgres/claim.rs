@@ -71,6 +71,14 @@ pub(in super::super) fn lock_key(slot: &Slot) -> i64 {
     hasher.finish().cast_signed()
 }
 
+/// The advisory lock under which the workers of a projection take turns.
+pub(super) fn turns_key(slot: &Slot) -> i64 {
+    let mut hasher = fnv::FnvHasher::default();
+    hasher.write(b"projectionist turns\0");
+    hasher.write(slot.projection.as_bytes());
+    hasher.finish().cast_signed()
+}
+
 /// The advisory locks that are held in this database now, ours among them.
 pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
     // A lock on a bigint shows as its two halves, with objsubid 1.

@@ -35,6 +35,8 @@ pub struct PostgresStore {
     epoch: Epoch,
     /// Whether a BEGIN was sent and not ended.
     open: bool,
+    /// The lock under which workers take turns, when they do.
+    turns: Option<i64>,
     /// What results may be.
     limits: StatementLimits,
     /// What was prepared and kept.
@@ -77,7 +79,17 @@ impl PostgresStore {
         epoch: Epoch,
     ) -> Self {
         let limits = SqlLimits::default().statement;
-        Self { database, connection, slot, position, epoch, open: false, limits, statements: Statements::default() }
+        Self {
+            database,
+            connection,
+            slot,
+            position,
+            epoch,
+            open: false,
+            turns: None,
+            limits,
+            statements: Statements::default(),
+        }
     }
 
     /// Sends a message; gives the result of its last statement, if somebody asked for it.
@@ -217,7 +229,17 @@ impl Store for PostgresStore {
         // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
         self.statements.forget();
         self.statements.keep_own("BEGIN");
+        if let Some(lock) = self.turns {
+            self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
+        }
         Ok(())
+    }
+
+    fn take_turns(&mut self) {
+        if self.turns.is_none() {
+            tracing::info!("partitions of this projection write the same rows: from now on they take turns");
+            self.turns = Some(super::claim::turns_key(&self.slot));
+        }
     }
 
     fn execute(&mut self, statement: &Judged, parameters: Vec<Value>) -> Result<(), SqlError> {
