@@ -111,9 +111,10 @@ mod wasm {
         fn describe() -> bindings::Descriptor {
             logging::install();
             // There is no error to return here, and yet this is the moment to find a setting that is wrong:
-            // later it would be the failure of one event after the other. The panic's message is logged.
+            // later it would be the failure of one event after the other. So: a line in the log, and a trap.
             if let Err(failure) = P::default().configure() {
-                panic!("{failure}");
+                log::error!("{failure}");
+                std::process::abort();
             }
             let owned = |names: &[&str]| names.iter().map(ToString::to_string).collect();
             bindings::Descriptor {
