@@ -181,12 +181,15 @@ pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(
     migrated
 }
 
-/// Waits until nobody is migrating a file.
+/// Whether a file holds tables, other than sqlx's own.
 ///
 /// # Errors
-/// When its lock cannot be made.
-pub fn wait_for_migration(path: &Path) -> Result<(), DatabaseError> {
-    lock_migration(path).map(drop)
+/// When it cannot be read.
+pub fn has_tables(path: &Path, connection: &rusqlite::Connection) -> Result<bool, DatabaseError> {
+    let sql =
+        "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> ?1)";
+    let found = connection.query_row(sql, [SQLITE_BOOKKEEPING], |row| row.get(0));
+    found.map_err(|source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for tables", source })
 }
 
 /// The lock of whoever migrates a file.

@@ -46,9 +46,9 @@ pub fn open(
     }
     let connection = open_existing(path)?;
     match schema::check_sqlite(path, &connection, tables) {
-        // Somebody else may be making the file just now: look again when they have.
-        Err(DatabaseError::Unmigrated { .. }) => {
-            schema::wait_for_migration(path)?;
+        // No table of anybody's: the file is new, or somebody is making it just now, and then this waits for them.
+        Err(DatabaseError::Unmigrated { .. }) if !schema::has_tables(path, &connection)? => {
+            schema::migrate_sqlite(path, tables, runtime)?;
             schema::check_sqlite(path, &connection, tables)?;
         }
         checked => checked?,
