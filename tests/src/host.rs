@@ -26,8 +26,12 @@ pub struct Host {
 }
 
 impl Host {
-    /// Starts a command.
-    pub(crate) fn spawn(mut command: Command) -> Self {
+    /// Starts a command, as [`Setup::command`](crate::Setup::command) makes it.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn spawn(mut command: Command) -> Self {
         let words: Vec<_> = command.get_args().map(|word| word.to_string_lossy().into_owned()).collect();
         let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
         let mut child = child.unwrap_or_else(|error| panic!("{}: {error}", command.get_program().to_string_lossy()));

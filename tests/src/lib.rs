@@ -52,4 +52,4 @@ pub use wait::{wait_for, wait_until};
 
 // Only the tests in tests/ make components with it.
 #[cfg(test)]
-use wasm_encoder as _;
+use {wasm_encoder as _, wit_component as _};

@@ -8,7 +8,7 @@
 use std::path::Path;
 use std::sync::LazyLock;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -202,10 +202,14 @@ fn migrate_locked(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), D
             .map_err(|error| DatabaseError::File { path: path.to_owned(), doing: "open", reason: error.to_string() })?;
         let result = tables.sqlite().run(&mut connection).await;
         connection.close().await.ok();
-        result.map_err(|source| DatabaseError::Migration {
-            database: path.display().to_string(),
-            tables: tables.name(),
-            source,
+        result.map_err(|source| match source {
+            MigrateError::VersionMissing(found) => DatabaseError::Newer {
+                database: path.display().to_string(),
+                tables: tables.name(),
+                found,
+                known: last_version(tables.sqlite()),
+            },
+            source => DatabaseError::Migration { database: path.display().to_string(), tables: tables.name(), source },
         })
     })
 }

@@ -144,7 +144,8 @@ fn write_log(mut store: StoreContextMut<'_, Guest>, (level, message): (Level, St
     while !message.is_char_boundary(end) {
         end -= 1;
     }
-    let message = &message[..end];
+    // Whatever a projection says, it says it in its own name: only the first line stands where log lines begin.
+    let message = message[..end].replace('\r', "").replace('\n', "\n    ");
     match level {
         Level::Trace => tracing::trace!(target: "plugin", position, "{message}"),
         Level::Debug => tracing::debug!(target: "plugin", position, "{message}"),

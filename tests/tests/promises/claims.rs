@@ -3,7 +3,7 @@
 
 use projectionist_tests::{Cluster, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_until};
 
-use crate::sabotage::{follow, note, noted, notes};
+use crate::sabotage::{catch_up, follow, note, noted, notes};
 
 on_both_databases!(a_second_process_stands_by_and_takes_over_when_the_first_is_killed);
 fn a_second_process_stands_by_and_takes_over_when_the_first_is_killed(setup: &Setup) {
@@ -38,6 +38,27 @@ fn a_process_that_is_asked_to_end_releases_its_partition(setup: &Setup) {
     second.wait_for_log("partition claimed");
     second.interrupt();
     second.wait().success();
+}
+
+#[test]
+fn a_batch_that_cannot_end_in_time_is_applied_whole_or_not_at_all() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    catch_up(&setup, &[]).success();
+    setup.insert(&[note("b"), note("c")]);
+    let mut reader = setup.connect();
+    reader.execute("BEGIN; LOCK TABLE saboteur.notes IN SHARE MODE");
+    let mut host = follow(&setup, &["--shutdown-timeout", "1"]);
+    let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'saboteur.notes'::regclass";
+    wait_until("the batch waits for the table", || setup.connect().value(waiting) != "0");
+    host.terminate();
+    host.wait_for_log("not finished in time");
+    host.wait().success();
+    reader.execute("ROLLBACK");
+    // The server may find out late that its client has gone: until then the partition is its session's.
+    catch_up(&setup, &[]).success();
+    assert_eq!(notes(&setup), [["a", "1"], ["b", "1"], ["c", "1"]]);
+    assert_eq!(setup.events_applied("saboteur"), 3);
 }
 
 on_both_databases!(whoever_was_fenced_writes_nothing_and_exits_with_4);

@@ -5,10 +5,17 @@
 #![expect(unused_crate_dependencies, reason = "they are the harness's")]
 #![expect(clippy::missing_docs_in_private_items, reason = "the name of a test is what it says")]
 
+mod append;
 mod careful_path;
 mod claims;
+mod configuration;
+mod demo;
 mod exactly_once;
 mod horizon;
+mod import_export;
 mod live;
 mod partitions;
+mod plugins;
+mod reload;
 mod sabotage;
+mod status;

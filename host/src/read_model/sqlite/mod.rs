@@ -43,7 +43,7 @@ fn sql_error(error: &rusqlite::Error) -> SqlError {
         (_, Code::TypeMismatch) => "42804",
         (_, Code::TooBig) => sqlstate::LIMIT,
         _ if message.starts_with("no such table") => "42P01",
-        _ if message.starts_with("no such column") => "42703",
+        _ if message.starts_with("no such column") || message.contains(" has no column named ") => "42703",
         _ => sqlstate::SYNTAX,
     };
     SqlError::permanent(code, message)
