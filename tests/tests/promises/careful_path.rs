@@ -160,14 +160,12 @@ fn what_does_not_pass_is_given_up_after_so_many_attempts(setup: &Setup) {
 
 on_both_databases!(no_event_is_blamed_for_what_its_batch_has_used_up);
 fn no_event_is_blamed_for_what_its_batch_has_used_up(setup: &Setup) {
-    // 120,000 statements in all, and a transaction may have 100,000.
-    let events: Vec<_> = (0..40)
-        .map(|_| order("a", json!({"do": "execute_often", "sql": "DELETE FROM switches", "times": 3_000})))
-        .collect();
+    // 80 MiB in all, and an instance may have 64.
+    let events: Vec<_> = (0..10).map(|_| order("a", json!({"do": "hoard", "mebibytes": 8}))).collect();
     setup.insert(&events);
     let output = catch_up(setup, &[]);
-    assert!(output.success().stderr.contains("more than 100000 statements in one transaction"), "{}", output.stderr);
-    assert_eq!(noted(setup), 40);
+    assert!(output.success().stderr.contains("wanted more than its 64 MiB of memory"), "{}", output.stderr);
+    assert_eq!(noted(setup), 10);
     assert_eq!(setup.dead_letters("saboteur"), []);
 }
 
