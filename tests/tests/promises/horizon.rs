@@ -61,10 +61,11 @@ fn a_rollback_leaves_a_hole_and_the_host_goes_on() {
 #[test]
 fn a_writer_that_comes_later_does_not_keep_the_horizon_back() {
     let setup = Setup::new(Kind::Postgres);
-    let host = follow(&setup, &[]);
+    let mut host = follow(&setup, &[]);
     let mut late = open_transaction(&setup, "late");
     setup.insert(&[note("early")]);
-    blocked(&setup);
+    // Whom it waits for is settled by now; it names them after a while.
+    host.wait_for_log("those above the horizon wait for it to end");
     let later = open_transaction(&setup, "later");
     late.execute("COMMIT");
     wait_until("both before the later one are applied", || noted(&setup) == 2);
