@@ -1,7 +1,9 @@
 //! One worker a partition: others stand by, take over when it ends however it ends, and whoever has lost its partition
 //! can do no harm.
 
-use projectionist_tests::{Cluster, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Cluster, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_for, wait_until,
+};
 
 use crate::sabotage::{catch_up, follow, note, noted, notes};
 
@@ -148,16 +150,18 @@ fn a_server_that_restarts_is_waited_for() {
 on_all_combinations!(however_often_it_is_killed_every_event_counts_once);
 fn however_often_it_is_killed_every_event_counts_once(setup: &Setup) {
     setup.insert(&flights::events());
-    let arguments = ["run", "--plugin", &plugin("carrier_delays"), "--batch-size", "7"];
+    let arguments = ["run", "--plugin", &plugin("carrier_delays")];
     let last = setup.last_position();
-    for _ in 0..4 {
-        let before = setup.position("carrier_delays");
-        let host = setup.start(arguments);
-        wait_until("it is on its way", || setup.position("carrier_delays") > before);
+    let checkpoint = || setup.checkpoints("carrier_delays").pop();
+    for epoch in 1..=4 {
+        // A transaction an event: there is time enough to hit it on its way.
+        let host = setup.start([&arguments[..], &["--batch-size", "1"]].concat());
+        let claimed = wait_for("it has its partition", || checkpoint().filter(|found| found.epoch == epoch));
+        wait_until("it is on its way", || setup.position("carrier_delays") > claimed.position);
         host.kill();
-        let after = setup.position("carrier_delays");
-        assert!(after > before && after < last, "killed on its way: {before} < {after} < {last}");
-        assert_eq!(setup.events_applied("carrier_delays"), after, "every flight is an event of this projection");
+        let left = checkpoint().expect("a checkpoint");
+        assert!(left.position > claimed.position && left.position < last, "killed on its way: {claimed:?}, {left:?}");
+        assert_eq!(left.events_applied, left.position, "every flight is an event of this projection");
     }
     setup.run([&arguments[..], &["--once"]].concat()).success();
     assert_eq!(setup.sorted_rows("carrier_delays", "SELECT * FROM carrier_delays"), flights::carrier_delays());

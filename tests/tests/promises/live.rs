@@ -96,3 +96,12 @@ fn an_events_table_of_another_system_is_read_as_it_is() {
     let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname = 'projectionist'";
     assert_eq!(setup.connect().value(schemas), "0", "nothing of ours was put there");
 }
+
+#[test]
+fn sqlite_needs_no_setting_up() {
+    let setup = Setup::empty(Kind::Sqlite);
+    let user = ["append", "--aggregate-type", "User", "--aggregate-id", "ada", "--event-type", "UserCreated"];
+    setup.run([&user[..], &["--payload", r#"{"email": "ada@example.org"}"#]].concat()).success();
+    setup.run(["run", "--once", "--plugin", &plugin("user_count")]).success();
+    assert_eq!(setup.rows("user_count", "SELECT email FROM user_stats"), [["ada@example.org"]]);
+}

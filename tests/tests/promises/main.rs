@@ -3,7 +3,6 @@
 //! The tests run the real binary against real databases; `projectionist_tests` is their harness.
 
 #![expect(unused_crate_dependencies, reason = "they are the harness's")]
-#![expect(clippy::missing_docs_in_private_items, reason = "the name of a test is what it says")]
 
 mod append;
 mod careful_path;

@@ -31,7 +31,7 @@ fn importing_another_log() -> Vec<u8> {
     let mut types = ComponentTypeSection::new();
     types.instance(&log);
     let mut imports = ComponentImportSection::new();
-    imports.import(&format!("{WORLD}/log@0.1.0"), ComponentTypeRef::Instance(0));
+    imports.import(format!("{WORLD}/log@0.1.0").as_str(), ComponentTypeRef::Instance(0));
     let mut component = Component::new();
     component.section(&types).section(&imports);
     component.finish()

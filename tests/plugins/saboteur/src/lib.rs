@@ -15,6 +15,8 @@ struct Saboteur {
     seen: i64,
     /// What this batch adds to `totals`, by name.
     folded: BTreeMap<String, i64>,
+    /// Memory that this instance never gives back.
+    hoard: Vec<Vec<u8>>,
     /// Whether the next `flush` has to fail.
     fails_in_flush: bool,
 }
@@ -63,19 +65,17 @@ enum Order {
     Spin,
     /// Allocates without end.
     Allocate,
+    /// Allocates, and never gives it back.
+    Hoard {
+        /// How much.
+        mebibytes: usize,
+    },
     /// Calls itself without end.
     Recurse,
     /// Runs a statement.
     Execute {
         /// The statement.
         sql: String,
-    },
-    /// Runs a statement many times.
-    ExecuteOften {
-        /// The statement.
-        sql: String,
-        /// How often.
-        times: u32,
     },
     /// Runs a statement and asks for its answer.
     Query {
@@ -176,13 +176,9 @@ impl Saboteur {
                     std::hint::black_box(&hoard);
                 }
             }
+            Order::Hoard { mebibytes } => self.hoard.push(vec![1; mebibytes << 20]),
             Order::Recurse => return Ok(Some(recurse(1).to_string())),
             Order::Execute { sql } => tx.execute(&sql, params![])?,
-            Order::ExecuteOften { sql, times } => {
-                for _ in 0..times {
-                    tx.execute(&sql, params![])?;
-                }
-            }
             Order::Query { sql } => drop(tx.query(&sql, params![])?),
             Order::Swallow { sql } => drop(tx.query(&sql, params![])),
         }
