@@ -174,7 +174,7 @@ fn print(text: &str) -> std::io::Result<()> {
     }
 }
 
-/// As [`print`], with the end of the line.
+/// As [`print()`], with the end of the line.
 fn print_line(line: &str) -> std::io::Result<()> {
     print(&format!("{line}\n"))
 }
