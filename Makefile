@@ -27,8 +27,10 @@ test: plugins ## Run all tests (starts a Postgres of its own unless DATABASE_URL
 check: ## Formatting, lints and documentation, every warning an error
 	cargo fmt --all --check
 	cargo fmt --all --check --manifest-path plugins/Cargo.toml
+	cargo fmt --all --check --manifest-path tests/plugins/Cargo.toml
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo clippy --locked --manifest-path plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
+	cargo clippy --locked --manifest-path tests/plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
 bench: ## Measure (no cases yet)

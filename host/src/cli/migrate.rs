@@ -14,7 +14,8 @@ use crate::database::{DatabaseUrl, Postgres};
     host migrate --database-url postgres://localhost/shop --notify off\n\n\
     Safe to repeat. An events table that is there already, as pupsourcing makes it, is kept as it is.")]
 pub struct Migrate {
-    /// Whether a commit that stores events wakes the hosts (Postgres: a statement-level trigger). Off, they poll
+    /// Whether a commit that stores events wakes the hosts (Postgres: a statement-level trigger). Off, they poll;
+    /// writers that use PREPARE TRANSACTION need it off, because Postgres refuses that after a NOTIFY
     #[arg(long, env = "NOTIFY", value_enum, default_value_t = Notify::On)]
     notify: Notify,
 }
