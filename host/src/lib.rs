@@ -5,7 +5,8 @@
 //!
 //! # The map
 //!
-//! In the order in which an event travels; imports run downwards only:
+//! In the order in which an event travels. Imports run downwards; only [`processor`] uses the parts above it, which it
+//! ties, and [`cli`] all of them:
 //!
 //! - [`cli`] – one file a command. Parses, calls what is below, words the errors.
 //! - [`event`] – what travels, and the numbers that place it.

@@ -257,19 +257,18 @@ impl Source for PostgresSource {
     }
 
     fn last(&self) -> Result<Position, DatabaseError> {
-        let last: Option<i64> = self
-            .database
-            .block_on(sqlx::query_scalar("SELECT max(global_position) FROM events").fetch_one(&self.pool))
-            .map_err(|error| self.database.error("reading the last position", error))?;
+        let last: Option<i64> = self.ask(
+            "reading the last position",
+            sqlx::query_scalar("SELECT max(global_position) FROM events").fetch_one(&self.pool),
+        )?;
         Ok(Position::from_sql(last.unwrap_or(0)))
     }
 
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
-        let rows = self
-            .database
-            .block_on(
-                sqlx::query(
-                    "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
+        let rows = self.ask(
+            "reading events",
+            sqlx::query(
+                "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
                         aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
                         correlation_id, causation_id, created_at
                      FROM events WHERE global_position > $1 AND global_position <= $2
@@ -277,16 +276,15 @@ impl Source for PostgresSource {
                        AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
                        AND ($5::text[] IS NULL OR bounded_context = ANY($5))
                      ORDER BY global_position LIMIT $6",
-                )
-                .bind(after.to_sql())
-                .bind(upto.to_sql())
-                .bind(some(&wanted.event_types))
-                .bind(some(&wanted.aggregate_types))
-                .bind(some(&wanted.bounded_contexts))
-                .bind(i64::from(limit))
-                .fetch_all(&self.pool),
             )
-            .map_err(|error| self.database.error("reading events", error))?;
+            .bind(after.to_sql())
+            .bind(upto.to_sql())
+            .bind(some(&wanted.event_types))
+            .bind(some(&wanted.aggregate_types))
+            .bind(some(&wanted.bounded_contexts))
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool),
+        )?;
         let failed = |error| self.database.error("reading an event", error);
         let through = match rows.last() {
             Some(last) if rows.len() == limit as usize => Position::from_sql(last.try_get(0).map_err(failed)?),
@@ -302,26 +300,23 @@ impl Source for PostgresSource {
     }
 
     fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {
-        let (events, oldest): (i64, Option<Timestamptz>) = self
-            .database
-            .block_on(
-                sqlx::query_as(
-                    "SELECT (SELECT count(*) FROM events WHERE global_position > $1 AND global_position <= $2),
+        let (events, oldest): (i64, Option<Timestamptz>) = self.ask(
+            "counting events",
+            sqlx::query_as(
+                "SELECT (SELECT count(*) FROM events WHERE global_position > $1 AND global_position <= $2),
                             (SELECT created_at FROM events
                              WHERE global_position > $1 AND global_position <= $2 ORDER BY global_position LIMIT 1)",
-                )
-                .bind(after.to_sql())
-                .bind(upto.to_sql())
-                .fetch_one(&self.pool),
             )
-            .map_err(|error| self.database.error("counting events", error))?;
+            .bind(after.to_sql())
+            .bind(upto.to_sql())
+            .fetch_one(&self.pool),
+        )?;
         Ok(Backlog { events: events.unsigned_abs(), oldest: oldest.map(|oldest| oldest.0) })
     }
 
     fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError> {
-        let failed = |error| self.database.error("asking who writes events", error);
         let rows: Vec<(Option<i32>, Option<f64>, String, String)> =
-            self.database.block_on(sqlx::query_as(BLOCKERS).fetch_all(&self.pool)).map_err(failed)?;
+            self.ask("asking who writes events", sqlx::query_as(BLOCKERS).fetch_all(&self.pool))?;
         Ok(rows
             .into_iter()
             .map(|(pid, age, application, query)| Blocker { pid, age_seconds: age.unwrap_or(0.0), application, query })

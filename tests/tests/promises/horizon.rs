@@ -142,3 +142,19 @@ fn a_sequence_that_hands_out_positions_in_blocks_is_refused() {
     setup.connect().execute("ALTER SEQUENCE events_global_position_seq CACHE 1");
     catch_up(&setup, &[]).success();
 }
+
+#[test]
+fn events_behind_a_view_are_refused_because_it_does_not_show_who_writes() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.connect().execute("ALTER TABLE events RENAME TO real_events");
+    setup.connect().execute("CREATE VIEW events AS SELECT * FROM real_events");
+    let error = format!(
+        "the events table of {} cannot be read without losing events: it is not a table, and what stands behind it \
+         does not show who is writing",
+        setup.source().shown()
+    );
+    catch_up(&setup, &[]).failed(2, &error);
+    setup.connect().execute("DROP VIEW events");
+    setup.connect().execute("ALTER TABLE real_events RENAME TO events");
+    catch_up(&setup, &[]).success();
+}
