@@ -24,7 +24,7 @@ pub const STOPPED_BY_POLICY: u8 = 3;
 /// 4: somebody else has taken the partition over.
 pub const FENCED: u8 = 4;
 
-/// Workers that did not end well. The worst of them gives the exit code.
+/// Something that did not end well, such as workers: the worst of them gives the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Ended {
@@ -37,6 +37,12 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// What happened, what to do next, and the exit code.
+    #[must_use]
+    pub fn new(message: String, hint: Option<String>, code: u8) -> Self {
+        Self { message, hint, code }
+    }
+
     /// The outcome of a run: nothing unless somebody did not end well.
     #[must_use]
     pub fn of(outcomes: Vec<Outcome>) -> Option<Self> {

@@ -3,14 +3,17 @@
 //! Read in this order: [`value`] is what SQL takes and gives; [`checkpoint`] is how far a partition is, and the
 //! epoch that fences it; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
 //! [`guard`] judges a projection's SQL before it gets there; [`unit_of_work`] is the transaction as a guest
-//! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied; [`overview`] reads
-//! all checkpoints for `status`.
+//! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
+//! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
+//! `status`.
 
 pub mod checkpoint;
 pub mod dead_letter;
+pub mod dead_letters;
 pub mod guard;
 pub mod overview;
 pub mod postgres;
+pub mod request;
 pub mod sqlite;
 pub mod store;
 pub mod unit_of_work;

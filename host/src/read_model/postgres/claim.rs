@@ -173,7 +173,7 @@ async fn raise_epoch(connection: &mut PgConnection, slot: &Slot, owner: &str) ->
     Ok((Position::from_sql(position), Epoch(epoch)))
 }
 
-/// The parked aggregates of the projection.
+/// The parked aggregates of the partition.
 async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sqlx::Error> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT DISTINCT bounded_context, aggregate_type, aggregate_id FROM projectionist.dead_letters
@@ -189,6 +189,7 @@ async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sq
             aggregate_type,
             aggregate_id,
         })
+        .filter(|aggregate| slot.partition.owns(&aggregate.aggregate_id))
         .collect())
 }
 
