@@ -11,6 +11,7 @@ mod configuration;
 mod dead_letter_tools;
 mod dead_letters;
 mod demo;
+mod environment;
 mod exactly_once;
 mod horizon;
 mod import_export;
