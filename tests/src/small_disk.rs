@@ -33,7 +33,8 @@ impl SmallDisk {
         if let Some((uid, gid)) = owner {
             options.push_str(&format!(",uid={uid},gid={gid}"));
         }
-        let mounted = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "projectionist-test"]).arg(&disk).output();
+        let mounted =
+            Command::new("mount").args(["-t", "tmpfs", "-o", &options, "projectionist-test"]).arg(&disk).output();
         match mounted {
             Ok(output) if output.status.success() => Ok(Self { folder }),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),

@@ -149,12 +149,7 @@ impl Applier {
     }
 
     /// The transaction of a replay, up to and with the commit. When it fails, the caller rolls back.
-    fn replay(
-        &mut self,
-        request: &Request,
-        replaying: Replaying<'_>,
-        deferred: Deferred,
-    ) -> Result<Answer, Failed> {
+    fn replay(&mut self, request: &Request, replaying: Replaying<'_>, deferred: Deferred) -> Result<Answer, Failed> {
         self.work().begin(Phase::Rows, Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = match request.action {
@@ -314,7 +309,8 @@ impl Applier {
                 Amendment {
                     position: letter.position,
                     reason: Reason::Behind,
-                    error: came_through.then_some("it came through, and was rolled back with a later event that failed"),
+                    error: came_through
+                        .then_some("it came through, and was rolled back with a later event that failed"),
                     attempts: letter.attempts.saturating_add(u32::from(came_through)),
                     plugin_digest: &digest,
                 }
@@ -328,8 +324,7 @@ impl Applier {
             Some(skipped) => format!("event {} is skipped, and behind it {event}failed: {error}", skipped.position),
             None => format!("{event}failed: {error}"),
         };
-        let answer =
-            Answer { outcome: Outcome::Failed, applied: 0, failed: at, message, by: replaying.by.to_owned() };
+        let answer = Answer { outcome: Outcome::Failed, applied: 0, failed: at, message, by: replaying.by.to_owned() };
         self.work().replays().answer(Asked::One(request.id), &answer)?;
         self.commit(self.position, 0)?;
         Ok(answer)

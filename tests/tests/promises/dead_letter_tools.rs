@@ -64,7 +64,9 @@ fn list_tells_what_is_parked_and_what_was_skipped(setup: &Setup) {
     });
     assert_eq!(list, expected);
     let told = dlq(setup, &["list"]).success().stdout.clone();
-    for part in ["default/Saboteur/a", "default/Saboteur/s", "not mended", "saboteur default/Saboteur/a: retry asked for by"] {
+    for part in
+        ["default/Saboteur/a", "default/Saboteur/s", "not mended", "saboteur default/Saboteur/a: retry asked for by"]
+    {
         assert!(told.contains(part), "{part}:\n{told}");
     }
     // Only some of them.
@@ -121,7 +123,10 @@ fn only_letters_of_skipped_events_are_purged(setup: &Setup) {
                  can be purged";
     dlq(setup, &["purge", "--position", "3"]).failed(2, error);
     dlq(setup, &["purge", "default/Saboteur/a"]).failed(2, error);
-    assert_eq!(dlq(setup, &["purge", "--older-than", "1d"]).success().stdout, "purged the letters of 0 skipped events\n");
+    assert_eq!(
+        dlq(setup, &["purge", "--older-than", "1d"]).success().stdout,
+        "purged the letters of 0 skipped events\n"
+    );
     assert_eq!(setup.dead_letters("saboteur").len(), 4);
     // As if it had been there for long.
     let old = format!("UPDATE {} SET created_at = '2013-01-01T00:00:00.000000Z'", setup.own_table("dead_letters"));

@@ -215,7 +215,8 @@ fn one_skip_after_the_other_leads_to_the_end(setup: &Setup) {
                  projection failed: not mended: mended is not set\nhint: ";
     assert!(output.error().starts_with(error), "{}", output.error());
     // The decision stands, the replay does not.
-    let told = |reasons: &[&str]| -> Vec<(u64, String)> { (1..).zip(reasons.iter().map(|r| (*r).to_owned())).collect() };
+    let told =
+        |reasons: &[&str]| -> Vec<(u64, String)> { (1..).zip(reasons.iter().map(|r| (*r).to_owned())).collect() };
     assert_eq!(reasons(setup), told(&["skipped", "behind", "poison", "behind"]));
     assert_eq!(notes(setup), [["b", "1"]]);
     let output = dlq_by_itself(setup, &["skip", "--position", "3"]);
@@ -245,7 +246,8 @@ fn a_request_to_skip_never_gives_up_an_event_that_nobody_has_looked_at(setup: &S
 
 on_both_databases!(constraints_that_are_checked_at_the_commit_name_the_event_that_breaks_them);
 fn constraints_that_are_checked_at_the_commit_name_the_event_that_breaks_them(setup: &Setup) {
-    let child = |name: &str| order("a", json!({"do": "execute", "sql": format!("INSERT INTO children VALUES ('{name}')")}));
+    let child =
+        |name: &str| order("a", json!({"do": "execute", "sql": format!("INSERT INTO children VALUES ('{name}')")}));
     setup.insert(&[note("b")]);
     catch_up(setup, &[]).success();
     let mut connection = setup.read_model().connect_to("saboteur");

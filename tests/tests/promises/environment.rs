@@ -10,6 +10,12 @@ use serde_json::json;
 
 use crate::sabotage::{catch_up, follow, note, noted, order};
 
+/// Says that something else is proved in place of a full disk.
+#[expect(clippy::print_stderr, reason = "it is for whoever reads the test's output")]
+fn instead(reason: &str) {
+    eprintln!("no small file system can be mounted here ({reason}): see this module for what is proved instead");
+}
+
 /// How many events need room: more than the pages hold that are there already.
 const MANY: u64 = 2_000;
 
@@ -60,7 +66,7 @@ fn a_full_disk_of_the_server_is_waited_for() {
     let disk = match SmallDisk::mount(1_024, cluster.owner()) {
         Ok(disk) => disk,
         Err(reason) => {
-            eprintln!("no small file system can be mounted here ({reason}): a query without room it is");
+            instead(&reason);
             return a_query_for_which_the_server_has_no_room_is_waited_for();
         }
     };
@@ -88,7 +94,7 @@ fn a_full_disk_of_a_read_model_file_is_waited_for() {
     let disk = match SmallDisk::mount(4_096, None) {
         Ok(disk) => disk,
         Err(reason) => {
-            eprintln!("no small file system can be mounted here ({reason}): files that may not grow it is");
+            instead(&reason);
             return a_read_model_file_that_may_not_grow_is_waited_for();
         }
     };

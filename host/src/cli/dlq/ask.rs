@@ -86,7 +86,9 @@ impl Skip {
         self.asking.run(context, |parked| match position {
             Some(position) if position != parked.poison.position => {
                 let (aggregate, poison) = (&parked.group.aggregate, parked.poison.position);
-                let message = format!("event {position} has not failed: it waits, because {aggregate} is parked for event {poison}");
+                let message = format!(
+                    "event {position} has not failed: it waits, because {aggregate} is parked for event {poison}"
+                );
                 Err(UsageError::new(message, format!("host dlq skip --position {poison} gives up on that one")))
             }
             _ => Ok(Action::Skip(parked.poison.position)),
@@ -295,7 +297,8 @@ impl Work<'_> {
             }
             let replaying = Replaying { source: self.source, options: &options, stop: &stop, by: &self.by };
             let ours: Vec<i64> = report.results.iter().filter_map(|result| result.request).collect();
-            match unattended::carry_out(self.read_model, slot, plugin, |request| ours.contains(&request.id), replaying) {
+            match unattended::carry_out(self.read_model, slot, plugin, |request| ours.contains(&request.id), replaying)
+            {
                 Ok(waiting) => {
                     for (request, why) in waiting {
                         report.leave_one(request, why);

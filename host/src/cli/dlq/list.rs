@@ -17,7 +17,9 @@ const SHOWN: usize = 60;
 
 /// `host dlq list`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  host dlq list\n  host dlq list --projection balances --json | jq '.parked[].error'")]
+#[command(
+    after_help = "Examples:\n  host dlq list\n  host dlq list --projection balances --json | jq '.parked[].error'"
+)]
 pub(super) struct List {
     /// Which letters.
     #[command(flatten)]
@@ -128,7 +130,8 @@ impl List {
                 parked.group.projection == letter.projection && parked.group.aggregate == letter.aggregate
             };
             parked.retain(|parked| {
-                parked.group.first <= position && at.iter().any(|letter| letter.reason != Reason::Skipped && same(parked, letter))
+                parked.group.first <= position
+                    && at.iter().any(|letter| letter.reason != Reason::Skipped && same(parked, letter))
             });
         }
         let skipped = letters.letters(&selection, Which::Only(Reason::Skipped))?;
@@ -195,7 +198,8 @@ fn for_people(report: &Report) -> String {
     }
     let mut text = String::new();
     if !report.parked.is_empty() {
-        let mut table = new_table(["projection", "parked", "event", "type", "waiting", "tries", "since", "plugin", "error"]);
+        let mut table =
+            new_table(["projection", "parked", "event", "type", "waiting", "tries", "since", "plugin", "error"]);
         for parked in &report.parked {
             let aggregate = format!("{}/{}/{}", parked.bounded_context, parked.aggregate_type, parked.aggregate_id);
             table.add_row([

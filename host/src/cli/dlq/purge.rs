@@ -13,9 +13,11 @@ use crate::read_model::dead_letters::Which;
 
 /// `host dlq purge`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  host dlq purge --all\n  host dlq purge --projection balances --older-than 30d\n  \
+#[command(
+    after_help = "Examples:\n  host dlq purge --all\n  host dlq purge --projection balances --older-than 30d\n  \
     host dlq purge --position 4\n\n\
-    Only letters of skipped events are removed. The events stay in the log.")]
+    Only letters of skipped events are removed. The events stay in the log."
+)]
 pub(super) struct Purge {
     /// Which letters.
     #[command(flatten)]

@@ -21,7 +21,9 @@ const PAGE: usize = 500;
 
 /// `host dlq show`.
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  host dlq show default/Account/eve\n  host dlq show --position 4 --json | jq '.letters[].payload'")]
+#[command(
+    after_help = "Examples:\n  host dlq show default/Account/eve\n  host dlq show --position 4 --json | jq '.letters[].payload'"
+)]
 pub(super) struct Show {
     /// Which letters.
     #[command(flatten)]

@@ -189,8 +189,19 @@ impl Letters for PostgresLetters {
 /// A row as a letter.
 fn letter(row: LetterRow) -> StoredLetter {
     let (
-        projection, bounded_context, aggregate_type, aggregate_id, position, version, event_id, event_type, reason,
-        error, attempts, plugin_digest, created_at,
+        projection,
+        bounded_context,
+        aggregate_type,
+        aggregate_id,
+        position,
+        version,
+        event_id,
+        event_type,
+        reason,
+        error,
+        attempts,
+        plugin_digest,
+        created_at,
     ) = row;
     StoredLetter {
         projection,

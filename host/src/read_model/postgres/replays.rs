@@ -32,12 +32,11 @@ impl Replays for PostgresStore {
     }
 
     fn note(&mut self, request: i64, why: &str) -> Result<(), SqlError> {
-        let update = sqlx::query(
-            "UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL",
-        )
-        .bind(request)
-        .bind(storable(why))
-        .execute(&mut self.connection);
+        let update =
+            sqlx::query("UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL")
+                .bind(request)
+                .bind(storable(why))
+                .execute(&mut self.connection);
         self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
     }
 

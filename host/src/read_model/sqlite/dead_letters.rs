@@ -8,9 +8,9 @@ use tokio::runtime::Handle;
 use super::super::dead_letter::{Aggregate, Reason};
 use super::super::dead_letters::{Asked, Group, Letters, Selection, StoredLetter, Waiting, Which};
 use super::super::request::{Action, Answer, Outcome};
+use crate::database::DatabaseError;
 use crate::database::schema::{self, Tables};
 use crate::database::sqlite::{self, Durability};
-use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::timestamp;
 

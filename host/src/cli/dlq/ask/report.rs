@@ -228,8 +228,12 @@ impl Asked {
             State::Unattended(_) => {
                 format!("start a worker (host run), or do it now: host dlq {action} {aggregate} --plugin FILE")
             }
-            State::TimedOut(_) => "`host status` shows who works on its partition, and their log what they wait for".to_owned(),
-            State::Unable(_) => "nothing was changed; mend the cause, and whoever works on the partition next does it".to_owned(),
+            State::TimedOut(_) => {
+                "`host status` shows who works on its partition, and their log what they wait for".to_owned()
+            }
+            State::Unable(_) => {
+                "nothing was changed; mend the cause, and whoever works on the partition next does it".to_owned()
+            }
             _ => return None,
         })
     }
