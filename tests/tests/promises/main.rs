@@ -16,5 +16,6 @@ mod live;
 mod partitions;
 mod plugins;
 mod reload;
+mod rescale;
 mod sabotage;
 mod status;
