@@ -19,3 +19,4 @@ mod reload;
 mod rescale;
 mod sabotage;
 mod status;
+mod upgrade;
