@@ -124,7 +124,7 @@ impl Applier {
             };
             self.roll_back();
             match error.kind() {
-                Kind::Fenced | Kind::Lost => return Err(error.into()),
+                Kind::Fenced | Kind::Rewritten | Kind::Lost => return Err(error.into()),
                 Kind::Environment => return Ok(Carried::Waits(error.to_string())),
                 Kind::Transient if backoff.failures() + 1 < replaying.options.max_attempts => {
                     if matches!(error, ApplyError::Sql(_) | ApplyError::Commit(_)) {
@@ -267,7 +267,7 @@ impl Applier {
             Err(error) => {
                 self.roll_back();
                 match error.kind() {
-                    Kind::Fenced | Kind::Lost => Err(error.into()),
+                    Kind::Fenced | Kind::Rewritten | Kind::Lost => Err(error.into()),
                     Kind::Environment | Kind::Transient | Kind::Permanent => Ok(Carried::Waits(error.to_string())),
                 }
             }

@@ -44,7 +44,9 @@ impl Requests {
         let requests = applier.work().replays().requests();
         let requests = match requests.map_err(ApplyError::from) {
             Ok(requests) => requests,
-            Err(error) if matches!(error.kind(), Kind::Fenced | Kind::Lost) => return Err(error.into()),
+            Err(error) if matches!(error.kind(), Kind::Fenced | Kind::Rewritten | Kind::Lost) => {
+                return Err(error.into());
+            }
             Err(error) => {
                 // What is broken for this is broken for the next batch, too; that one knows what to do.
                 tracing::warn!(%error, "cannot look for requests of `host dlq`");

@@ -19,8 +19,8 @@ use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 #[derive(Debug, thiserror::Error)]
 pub enum Unable {
     /// Somebody works on the partition, and will do it.
-    #[error("{0} works on the partition")]
-    Held(String),
+    #[error(transparent)]
+    Held(ClaimError),
     /// The tables have another version than the plugin.
     #[error("the tables of {projection} are at version {found}, and this plugin is version {wanted}")]
     OtherVersion {
@@ -56,9 +56,11 @@ pub fn carry_out(
     chosen: impl Fn(&Request) -> bool,
     replaying: Replaying<'_>,
 ) -> Result<Vec<(i64, String)>, Unable> {
+    // A long replay is a sign of life.
+    let _heartbeat = read_model.beat(replaying.by).map_err(|error| Unable::Trouble(error.to_string()))?;
     let claim = match read_model.claim(slot, replaying.by) {
         Ok(claim) => claim,
-        Err(ClaimError::Held { owner, .. }) => return Err(Unable::Held(owner)),
+        Err(held @ ClaimError::Held { .. }) => return Err(Unable::Held(held)),
         Err(error) => return Err(Unable::Claim(error)),
     };
     let work = UnitOfWork::new(claim.store, &slot.projection, plugin.limits().sql).map_err(ApplyError::from)?;
@@ -93,8 +95,11 @@ fn check_version(applier: &Applier, slot: &Slot) -> Result<(), Unable> {
 fn told(trouble: Trouble) -> String {
     match trouble {
         Trouble::Stopped => "interrupted".to_owned(),
-        Trouble::Fenced(reason) | Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
-        Trouble::Outdated { reason, .. } => reason,
+        Trouble::Fenced(reason)
+        | Trouble::Outdated { reason, .. }
+        | Trouble::Rewritten(reason)
+        | Trouble::Lost(reason)
+        | Trouble::Environment(reason) => reason,
         Trouble::End(outcome) => format!("{outcome:?}"),
     }
 }

@@ -223,7 +223,7 @@ impl ReadModel {
     pub fn dead_letters(&self) -> Result<Box<dyn Letters>, DatabaseError> {
         Ok(match self {
             Self::Postgres(database) => Box::new(postgres::PostgresLetters::open(database)?),
-            Self::Sqlite(base, runtime) => Box::new(sqlite::SqliteLetters::open(base, runtime)?),
+            Self::Sqlite(base, runtime, _) => Box::new(sqlite::SqliteLetters::open(base, runtime)?),
         })
     }
 }

@@ -134,6 +134,28 @@ fn all_parked_aggregates_of_all_partitions_come_back_at_once(setup: &Setup) {
     assert_eq!(dlq(setup, &["retry", "--all"]).success().stdout, "nothing is parked there\n");
 }
 
+on_both_databases!(what_is_parked_and_what_was_asked_survive_another_number_of_partitions);
+fn what_is_parked_and_what_was_asked_survive_another_number_of_partitions(setup: &Setup) {
+    let behind =
+        |aggregate: &str| setup.dead_letters("saboteur").iter().filter(|l| l.aggregate_id == aggregate).count();
+    setup.insert(&[bad("a"), count("a"), bad("b"), count("c")]);
+    catch_up(setup, &[]).success();
+    for workers in ["3", "2"] {
+        setup.insert(&[count("a"), count("b"), count("c")]);
+        catch_up(setup, &["--workers", workers]).success();
+    }
+    assert_eq!((behind("a"), behind("b"), noted(setup)), (4, 3, 3));
+    dlq(setup, &["retry", "default/Saboteur/a", "--timeout", "0"]).success();
+    catch_up(setup, &[&MENDED[..], &["--workers", "4"]].concat()).success();
+    assert_eq!((behind("a"), behind("b"), noted(setup)), (0, 3, 7));
+    let of_a = "SELECT note FROM notes WHERE aggregate = 'a' ORDER BY position";
+    assert_eq!(setup.rows("saboteur", of_a), [["3"], ["4"], ["5"], ["6"]]);
+    // Whoever does it itself finds the partition of now.
+    dlq_by_itself(setup, &["retry", "--all", "--set", "mended=yes"]).success();
+    assert_eq!((setup.dead_letters("saboteur"), noted(setup), setup.events_applied("saboteur")), (vec![], 10, 10));
+    assert_eq!(setup.checkpoints("saboteur").len(), 4);
+}
+
 on_both_databases!(a_mended_plugin_that_is_taken_up_while_events_flow_can_be_retried_with);
 fn a_mended_plugin_that_is_taken_up_while_events_flow_can_be_retried_with(setup: &Setup) {
     let deploy = |name: &str| {

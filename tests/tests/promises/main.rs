@@ -20,5 +20,7 @@ mod partitions;
 mod plugins;
 mod reload;
 mod replay_crashes;
+mod rescale;
 mod sabotage;
 mod status;
+mod upgrade;

@@ -168,8 +168,9 @@ impl Asking {
         let by = format!("projectionist dlq {name}/{}", std::process::id());
         let work = Work { asking: self, read_model: &read_model, source: &*source, plugin, by };
         let mut report = Report::default();
-        for parked in &parked {
-            let action = action(parked)?;
+        // Nothing is asked when one of them cannot be meant.
+        let actions = parked.iter().map(&action).collect::<Result<Vec<_>, _>>()?;
+        for (parked, action) in parked.iter().zip(actions) {
             let (projection, aggregate) = (&parked.group.projection, &parked.group.aggregate);
             let asked = letters.ask(projection, aggregate, action, &work.by)?;
             report.results.push(reports::Asked::new(projection, aggregate, action, asked));
@@ -193,6 +194,7 @@ impl Asking {
             poll_interval: LOOK,
             on_error: OnError::Park,
             max_attempts: self.max_attempts,
+            stale_after: None,
             until: Until::CaughtUp,
         }
     }

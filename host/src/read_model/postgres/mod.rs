@@ -1,8 +1,8 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`statements`] how statements
-//! are prepared and their parameters written, [`decode`] how columns are read. [`replays`]
-//! is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
+//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
+//! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
+//! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
 mod dead_letters;
@@ -11,11 +11,13 @@ mod literal;
 mod replays;
 mod statements;
 mod store;
+mod takeover;
 
 pub use claim::check;
 pub(super) use claim::{held, lock_key};
 pub use dead_letters::PostgresLetters;
 pub use store::PostgresStore;
+pub use takeover::{beat, depose};
 
 use super::value::{SqlError, sqlstate};
 

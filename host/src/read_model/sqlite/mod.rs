@@ -11,8 +11,8 @@ mod replays;
 mod store;
 mod values;
 
-pub use claim::check;
-pub(super) use claim::is_held;
+pub use claim::{Locks, beat, check, depose};
+pub(super) use claim::{is_held, no_lineage};
 pub use dead_letters::SqliteLetters;
 pub use store::SqliteStore;
 
