@@ -290,13 +290,13 @@ fn constraints_that_are_checked_at_the_commit_name_the_event_that_breaks_them(se
 
 on_both_databases!(limits_count_for_each_event_of_a_replay);
 fn limits_count_for_each_event_of_a_replay(setup: &Setup) {
-    // 80 MiB in all, and an instance may have 64: what is kept in memory for nobody's transaction can go.
+    // 80 MiB in all, and an instance may have 64.
     let hoard = || order("a", json!({"do": "hoard", "mebibytes": 8}));
     setup.insert(&[bad("a")]);
-    setup.insert(&(0..6).map(|_| hoard()).collect::<Vec<_>>());
+    setup.insert(&(0..10).map(|_| hoard()).collect::<Vec<_>>());
     catch_up(setup, &[]).success();
     dlq_by_itself(setup, &["retry", "default/Saboteur/a", "--set", "mended=yes"]).success();
-    assert_eq!(noted(setup), 7);
+    assert_eq!(noted(setup), 11);
 }
 
 #[test]
