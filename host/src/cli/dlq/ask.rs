@@ -99,9 +99,6 @@ impl Skip {
 /// What both take.
 #[derive(Debug, Args)]
 struct Asking {
-    /// Which letters.
-    #[command(flatten)]
-    chosen: Chosen,
     /// Those of all parked aggregates
     #[arg(long)]
     all: bool,
@@ -120,6 +117,9 @@ struct Asking {
     /// As JSON, stable for scripts
     #[arg(long)]
     json: bool,
+    /// Which letters.
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 /// What the work needs.

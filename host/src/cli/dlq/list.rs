@@ -21,12 +21,12 @@ const SHOWN: usize = 60;
     after_help = "Examples:\n  host dlq list\n  host dlq list --projection balances --json | jq '.parked[].error'"
 )]
 pub(super) struct List {
-    /// Which letters.
-    #[command(flatten)]
-    chosen: Chosen,
     /// As JSON, stable for scripts
     #[arg(long)]
     json: bool,
+    /// Which letters.
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 /// What `--json` prints. Fields are added, never changed.

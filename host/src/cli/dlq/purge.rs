@@ -19,9 +19,6 @@ use crate::read_model::dead_letters::Which;
     Only letters of skipped events are removed. The events stay in the log."
 )]
 pub(super) struct Purge {
-    /// Which letters.
-    #[command(flatten)]
-    chosen: Chosen,
     /// Only those that are older than this, such as 90s, 30min, 12h or 30d
     #[arg(long, value_name = "AGE", value_parser = age)]
     older_than: Option<u64>,
@@ -31,6 +28,9 @@ pub(super) struct Purge {
     /// As JSON, stable for scripts
     #[arg(long)]
     json: bool,
+    /// Which letters.
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 impl Purge {

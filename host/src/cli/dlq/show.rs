@@ -25,12 +25,12 @@ const PAGE: usize = 500;
     after_help = "Examples:\n  host dlq show default/Account/eve\n  host dlq show --position 4 --json | jq '.letters[].payload'"
 )]
 pub(super) struct Show {
-    /// Which letters.
-    #[command(flatten)]
-    chosen: Chosen,
     /// As JSON, stable for scripts
     #[arg(long)]
     json: bool,
+    /// Which letters.
+    #[command(flatten)]
+    chosen: Chosen,
 }
 
 /// What `--json` prints. Fields are added, never changed.
