@@ -11,6 +11,7 @@ pub mod export;
 pub mod import;
 pub mod migrate;
 pub mod plugin;
+pub mod rebuild;
 pub mod run;
 pub mod status;
 
@@ -79,6 +80,8 @@ pub enum Command {
     Export(export::Export),
     /// Run projections
     Run(run::Run),
+    /// Build a read model afresh beside the one in use, then swap the two
+    Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
     Status(status::Status),
     /// Look at a plugin without running it
@@ -158,6 +161,7 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Import(import) => import.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Run(run) => run.run(&context),
+        Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Plugin(plugin) => plugin.run(),
         Command::Demo(demo) => demo.run(context),

@@ -261,7 +261,7 @@ pub fn start(
     let source = SharedSource(source::open(&context.events, runtime)?);
     let read_model = ReadModel::new(&context.read_model, runtime);
     read_model.check()?;
-    let owner = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id());
+    let owner = owner();
     let mut supervisor = Supervisor::new(stop.clone());
     let mut all = Vec::new();
     for slot in slots {
@@ -281,6 +281,12 @@ pub fn start(
         }
     }
     Ok(Started { supervisor, progress: all })
+}
+
+/// What this process calls itself in its claims: host name and process id.
+#[must_use]
+pub fn owner() -> String {
+    format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
 /// Ends the workers at SIGTERM and Ctrl-C.

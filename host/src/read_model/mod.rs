@@ -4,13 +4,14 @@
 //! epoch that fences it; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
 //! [`guard`] judges a projection's SQL before it gets there; [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied; [`overview`] reads
-//! all checkpoints for `status`.
+//! all checkpoints for `status`; [`rebuild`] builds a read model afresh beside the live one, and swaps it in.
 
 pub mod checkpoint;
 pub mod dead_letter;
 pub mod guard;
 pub mod overview;
 pub mod postgres;
+pub mod rebuild;
 pub mod sqlite;
 pub mod store;
 pub mod unit_of_work;

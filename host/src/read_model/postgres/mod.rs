@@ -33,6 +33,6 @@ fn sql_error(error: &sqlx::Error) -> SqlError {
 }
 
 /// A name as an SQL identifier.
-fn quote_identifier(name: &str) -> String {
+pub(super) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

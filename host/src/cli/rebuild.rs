@@ -1,0 +1,318 @@
+//! `host rebuild`: builds a read model afresh beside the live one, follows the events until it has caught up, and
+//! swaps the two.
+//!
+//! It works in rounds. A round is workers that run until they have applied what was there when they began
+//! (`host run --once`, under the name of a rebuild); the next one applies what has come meanwhile. Each is shorter
+//! than the one before, and when one took no time the swap follows. `progress` says how far a round is.
+
+mod progress;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+
+use self::progress::Watcher;
+use super::Context;
+use super::exit::{Ended, UsageError};
+use super::run::{self, LoopOptions, PluginArgument, Setting};
+use crate::event::Position;
+use crate::partition::Partition;
+use crate::plugin::limits::Limits;
+use crate::plugin::load::Loader;
+use crate::plugin::{Plugin, PluginSlot};
+use crate::processor::Stop;
+use crate::processor::policy::Until;
+use crate::processor::stop::Slept;
+use crate::read_model::ReadModel;
+use crate::read_model::overview::Overview;
+use crate::read_model::rebuild::{self, Rebuild, Swap};
+use crate::source::Source;
+
+/// A round that took no longer has caught up: what came meanwhile is left to the live workers.
+const SHORT: Duration = Duration::from_secs(1);
+
+/// How long the first attempt to swap waits for those who use the live tables. It is a pause for whoever comes after.
+const FIRST_WAIT: Duration = Duration::from_millis(50);
+
+/// No attempt waits longer.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// For how long to try before another round applies what has come meanwhile, and says who is in the way.
+const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
+
+/// `host rebuild`.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  \
+    host rebuild --plugin user_count.wasm\n  \
+    host rebuild --plugin user_count.wasm --workers 4 --database-url postgres://localhost/shop\n  \
+    host rebuild --plugin user_count.wasm --discard\n\n\
+    The live read model is read and written as before until the swap, which takes a moment: readers see the old\n\
+    tables or the new ones. Workers that run go on with the new ones by themselves. Interrupted, however that was, the\n\
+    live one is untouched, and the same command goes on where it stopped; with another component it starts over.\n\
+    What an operator has added to the tables by hand (indexes, triggers) is not carried over; grants are.")]
+pub struct RebuildCommand {
+    /// The projection to rebuild; NAME when it runs under another name than its own
+    #[arg(long, value_name = "[NAME=]FILE")]
+    plugin: PluginArgument,
+    /// How many partitions build at the same time [default: as many as the live one has]
+    #[arg(long, env = "WORKERS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    workers: Option<u32>,
+    /// Drop the live tables first and build them in their place: for readers they are gone at once, then incomplete
+    /// until it has caught up
+    #[arg(long)]
+    in_place: bool,
+    /// Throw away a rebuild that was begun and not finished
+    #[arg(long, conflicts_with_all = ["in_place", "workers"])]
+    discard: bool,
+    /// How workers work.
+    #[command(flatten)]
+    loop_options: LoopOptions,
+    /// A setting for the projection, as config::get reads it
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    settings: Vec<Setting>,
+    /// How long workers may take to finish their batch when the process is told to stop
+    #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
+    shutdown_timeout: u64,
+}
+
+/// Where a rebuild works.
+struct Ground<'run> {
+    /// The databases.
+    context: &'run Context,
+    /// Where the read models are.
+    read_model: ReadModel,
+    /// The events.
+    source: Arc<dyn Source>,
+    /// The projection.
+    projection: String,
+    /// When to end.
+    stop: Stop,
+}
+
+impl RebuildCommand {
+    /// Runs it.
+    ///
+    /// # Errors
+    /// When there is nothing to rebuild, somebody else does it, or it does not come to its end.
+    pub fn run(&self, context: &Context) -> anyhow::Result<()> {
+        let stop = Stop::default();
+        run::stop_on_signals(context, &stop);
+        let plugin = run::load(&Loader::new(Limits::default())?, &self.plugin, &self.settings)?;
+        let source = context.existing_events()?;
+        let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
+        read_model.check()?;
+        let projection = plugin.descriptor.name.clone();
+        let ground = Ground { context, read_model, source, projection, stop };
+        let mut rebuild = ground.read_model.rebuild(&ground.projection, &run::owner())?;
+        if self.discard {
+            return ground.discard(&mut rebuild);
+        }
+        let overviews = ground.read_model.overview()?;
+        let find = |name: &str| overviews.iter().find(|overview| overview.projection == name);
+        let Some(live) = find(&ground.projection).filter(|live| !live.checkpoints.is_empty()) else {
+            let message = format!("{} has no read model in {} yet", ground.projection, context.read_model);
+            let hint = "`host run --plugin` makes it; or correct the URL, or the name with --plugin NAME=FILE";
+            return Err(UsageError::new(message, hint).into());
+        };
+        rebuild.prepare()?;
+        if self.in_place {
+            return self.in_place(&ground, &mut rebuild, plugin, live);
+        }
+        let begun = find(&rebuild::name_of(&ground.projection)).filter(|begun| !begun.checkpoints.is_empty());
+        let begun = ground.resume(&mut rebuild, &plugin, begun)?;
+        let total = self.workers.unwrap_or_else(|| total_of(begun.unwrap_or(live)));
+        self.beside(&ground, &mut rebuild, plugin, total)
+    }
+
+    /// Builds beside the live one, and swaps.
+    fn beside(&self, ground: &Ground<'_>, rebuild: &mut Rebuild, plugin: Plugin, total: u32) -> anyhow::Result<()> {
+        let name = rebuild::name_of(&ground.projection);
+        let slot = Arc::new(PluginSlot::new(under(plugin, &name)));
+        let mut wait = FIRST_WAIT;
+        loop {
+            self.follow(ground, &slot, total)?;
+            if !ground.swap(rebuild, &mut wait)? {
+                continue;
+            }
+            let overviews = ground.read_model.overview()?;
+            let built = overviews.iter().find(|overview| overview.projection == ground.projection);
+            super::print_line(&format!("{} was rebuilt: {}", ground.projection, summary(built)))?;
+            return Ok(());
+        }
+    }
+
+    /// Runs the projection round after round, until one was short.
+    fn follow(&self, ground: &Ground<'_>, slot: &Arc<PluginSlot>, total: u32) -> anyhow::Result<()> {
+        let partitions: Vec<Partition> = (0..total).map(|key| Partition::new(key, total)).collect::<Result<_, _>>()?;
+        let options = self.loop_options.options(Until::CaughtUp);
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        loop {
+            let began = Instant::now();
+            let started = run::start(ground.context, std::slice::from_ref(slot), &partitions, options, &ground.stop)?;
+            let watcher = Watcher::start(&ground.projection, started.progress, ground.source.last()?);
+            let outcomes = started.supervisor.wait(patience);
+            let reached = watcher.finish();
+            if let Some(ended) = Ended::of(outcomes) {
+                return Err(anyhow::Error::new(ended).context(ground.untouched("stopped", reached)));
+            }
+            if ground.stop.is_requested() {
+                return Err(ground.interrupted(reached));
+            }
+            if began.elapsed() < SHORT {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Empties the live one, and leaves it to its workers or builds it.
+    fn in_place(
+        &self,
+        ground: &Ground<'_>,
+        rebuild: &mut Rebuild,
+        plugin: Plugin,
+        live: &Overview,
+    ) -> anyhow::Result<()> {
+        let mut wait = FIRST_WAIT;
+        let mut told = Instant::now();
+        while let Swap::Busy { by } = rebuild.empty(wait)? {
+            tell_of(&by, "emptied", &mut told);
+            wait = (wait * 2).min(LONGEST_WAIT);
+            if ground.stop.sleep(wait) == Slept::Stopped {
+                let message =
+                    format!("the rebuild of {} was interrupted before anything was changed", ground.projection);
+                return Err(Ended::failed(message, "run it again to go on").into());
+            }
+        }
+        if live.checkpoints.iter().any(|checkpoint| checkpoint.running) {
+            let message = format!("{} was emptied: the workers that run build it again", ground.projection);
+            return Ok(super::print_line(&message)?);
+        }
+        let total = total_of(live);
+        if self.workers.is_some_and(|workers| workers != total) {
+            progress::say(&format!(
+                "{} goes on with its {total} partitions: --workers is for those beside",
+                ground.projection
+            ));
+        }
+        self.follow(ground, &Arc::new(PluginSlot::new(plugin)), total)?;
+        let overviews = ground.read_model.overview()?;
+        let built = overviews.iter().find(|overview| overview.projection == ground.projection);
+        super::print_line(&format!("{} was rebuilt in place: {}", ground.projection, summary(built)))?;
+        Ok(())
+    }
+}
+
+impl Ground<'_> {
+    /// Throws away what was built.
+    fn discard(&self, rebuild: &mut Rebuild) -> anyhow::Result<()> {
+        let name = rebuild::name_of(&self.projection);
+        let begun = self.read_model.overview()?.iter().any(|overview| overview.projection == name);
+        rebuild.discard()?;
+        let projection = &self.projection;
+        super::print_line(&if begun {
+            format!("the rebuild of {projection} was discarded")
+        } else {
+            format!("there was no rebuild of {projection} to discard")
+        })?;
+        Ok(())
+    }
+
+    /// Goes on with a rebuild that was begun, if it was by the same component.
+    fn resume<'begun>(
+        &self,
+        rebuild: &mut Rebuild,
+        plugin: &Plugin,
+        begun: Option<&'begun Overview>,
+    ) -> anyhow::Result<Option<&'begun Overview>> {
+        let Some(begun) = begun else { return Ok(None) };
+        let projection = &self.projection;
+        // Empty where a partition was claimed and nothing was committed.
+        let other = begun.checkpoints.iter().map(|checkpoint| &checkpoint.plugin_digest);
+        let other = other.filter(|digest| !digest.is_empty()).find(|digest| ***digest != *plugin.digest);
+        match other {
+            Some(other) => {
+                let other = other.get(..8).unwrap_or(other);
+                progress::say(&format!(
+                    "starting over: the rebuild of {projection} was begun with another component, {other}"
+                ));
+                rebuild.discard()?;
+                Ok(None)
+            }
+            None => {
+                progress::say(&format!(
+                    "going on with the rebuild of {projection} at position {} (--discard throws it away)",
+                    position_of(begun)
+                ));
+                Ok(Some(begun))
+            }
+        }
+    }
+
+    /// Tries to swap for a while. Whether it was done.
+    fn swap(&self, rebuild: &mut Rebuild, wait: &mut Duration) -> anyhow::Result<bool> {
+        let began = Instant::now();
+        loop {
+            let Swap::Busy { by } = rebuild.swap(*wait)? else { return Ok(true) };
+            *wait = (*wait * 2).min(LONGEST_WAIT);
+            if began.elapsed() >= FOLLOW_AGAIN {
+                progress::say(&format!(
+                    "{} is ready to be swapped in, and waits for those who use the live tables: {}",
+                    self.projection,
+                    if by.is_empty() { "nobody who can be seen".to_owned() } else { by.join("; ") }
+                ));
+                return Ok(false);
+            }
+            // As long as it waited, so that whoever had to wait behind it comes through.
+            if self.stop.sleep(*wait) == Slept::Stopped {
+                return Err(self.interrupted(self.source.last()?));
+            }
+        }
+    }
+
+    /// The error of a rebuild that was told to stop: it is not done, and a script must not take it to be.
+    fn interrupted(&self, reached: Position) -> anyhow::Error {
+        Ended::failed(
+            self.untouched("was interrupted", reached),
+            "the same command goes on from there; --discard throws it away",
+        )
+        .into()
+    }
+
+    /// What became of a rebuild that did not come to its end.
+    fn untouched(&self, how: &str, reached: Position) -> String {
+        format!("the rebuild of {} {how} at position {reached}; the live one is as it was", self.projection)
+    }
+}
+
+/// A plugin under another name.
+fn under(mut plugin: Plugin, name: &str) -> Plugin {
+    name.clone_into(&mut plugin.descriptor.name);
+    plugin
+}
+
+/// How many partitions a read model has.
+fn total_of(overview: &Overview) -> u32 {
+    overview.checkpoints.iter().map(|checkpoint| checkpoint.partition.total()).max().unwrap_or(1)
+}
+
+/// How far all partitions of a read model are.
+fn position_of(overview: &Overview) -> Position {
+    overview.checkpoints.iter().map(|checkpoint| checkpoint.position).min().unwrap_or_default()
+}
+
+/// What was built, in words.
+fn summary(overview: Option<&Overview>) -> String {
+    let Some(overview) = overview else { return "nobody has used it since".to_owned() };
+    let applied: u64 = overview.checkpoints.iter().map(|checkpoint| checkpoint.events_applied).sum();
+    let letters = overview.dead_letters;
+    format!("position {}, {applied} events applied, {letters} dead letters", position_of(overview))
+}
+
+/// Says now and then who is in the way.
+fn tell_of(by: &[String], what: &str, told: &mut Instant) {
+    if told.elapsed() >= FOLLOW_AGAIN && !by.is_empty() {
+        progress::say(&format!("the live tables are to be {what}, and somebody uses them: {}", by.join("; ")));
+        *told = Instant::now();
+    }
+}
