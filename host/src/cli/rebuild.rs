@@ -108,20 +108,17 @@ impl RebuildCommand {
         if self.discard {
             return ground.discard(&mut rebuild);
         }
-        let overviews = ground.read_model.overview()?;
-        let find = |name: &str| overviews.iter().find(|overview| overview.projection == name);
-        let Some(live) = find(&ground.projection).filter(|live| !live.checkpoints.is_empty()) else {
+        let Some(live) = ground.overview(&ground.projection)? else {
             let message = format!("{} has no read model in {} yet", ground.projection, context.read_model);
             let hint = "`host run --plugin` makes it; or correct the URL, or the name with --plugin NAME=FILE";
             return Err(UsageError::new(message, hint).into());
         };
         rebuild.prepare()?;
         if self.in_place {
-            return self.in_place(&ground, &mut rebuild, plugin, live);
+            return self.in_place(&ground, &mut rebuild, plugin, &live);
         }
-        let begun = find(&rebuild::name_of(&ground.projection)).filter(|begun| !begun.checkpoints.is_empty());
-        let begun = ground.resume(&mut rebuild, &plugin, begun)?;
-        let total = self.workers.unwrap_or_else(|| total_of(begun.unwrap_or(live)));
+        let begun = ground.resume(&mut rebuild, &plugin)?;
+        let total = self.workers.unwrap_or_else(|| total_of(begun.as_ref().unwrap_or(&live)));
         self.beside(&ground, &mut rebuild, plugin, total)
     }
 
@@ -135,9 +132,7 @@ impl RebuildCommand {
             if !ground.swap(rebuild, &mut wait)? {
                 continue;
             }
-            let overviews = ground.read_model.overview()?;
-            let built = overviews.iter().find(|overview| overview.projection == ground.projection);
-            super::print_line(&format!("{} was rebuilt: {}", ground.projection, summary(built)))?;
+            super::print_line(&format!("{} was rebuilt: {}", ground.projection, ground.summary()?))?;
             return Ok(());
         }
     }
@@ -152,12 +147,12 @@ impl RebuildCommand {
             let started = run::start(ground.context, std::slice::from_ref(slot), &partitions, options, &ground.stop)?;
             let watcher = Watcher::start(&ground.projection, started.progress, ground.source.last()?);
             let outcomes = started.supervisor.wait(patience);
-            let reached = watcher.finish();
+            watcher.finish();
             if let Some(ended) = Ended::of(outcomes) {
-                return Err(anyhow::Error::new(ended).context(ground.untouched("stopped", reached)));
+                return Err(anyhow::Error::new(ended).context(ground.untouched("stopped")?));
             }
             if ground.stop.is_requested() {
-                return Err(ground.interrupted(reached));
+                return Err(ground.interrupted()?);
             }
             if began.elapsed() < SHORT {
                 return Ok(());
@@ -196,9 +191,7 @@ impl RebuildCommand {
             ));
         }
         self.follow(ground, &Arc::new(PluginSlot::new(plugin)), total)?;
-        let overviews = ground.read_model.overview()?;
-        let built = overviews.iter().find(|overview| overview.projection == ground.projection);
-        super::print_line(&format!("{} was rebuilt in place: {}", ground.projection, summary(built)))?;
+        super::print_line(&format!("{} was rebuilt in place: {}", ground.projection, ground.summary()?))?;
         Ok(())
     }
 }
@@ -206,11 +199,10 @@ impl RebuildCommand {
 impl Ground<'_> {
     /// Throws away what was built.
     fn discard(&self, rebuild: &mut Rebuild) -> anyhow::Result<()> {
-        let name = rebuild::name_of(&self.projection);
-        let begun = self.read_model.overview()?.iter().any(|overview| overview.projection == name);
-        rebuild.discard()?;
         let projection = &self.projection;
-        super::print_line(&if begun {
+        let begun = self.overview(&rebuild::name_of(projection))?;
+        rebuild.discard()?;
+        super::print_line(&if begun.is_some() {
             format!("the rebuild of {projection} was discarded")
         } else {
             format!("there was no rebuild of {projection} to discard")
@@ -219,14 +211,9 @@ impl Ground<'_> {
     }
 
     /// Goes on with a rebuild that was begun, if it was by the same component.
-    fn resume<'begun>(
-        &self,
-        rebuild: &mut Rebuild,
-        plugin: &Plugin,
-        begun: Option<&'begun Overview>,
-    ) -> anyhow::Result<Option<&'begun Overview>> {
-        let Some(begun) = begun else { return Ok(None) };
+    fn resume(&self, rebuild: &mut Rebuild, plugin: &Plugin) -> anyhow::Result<Option<Overview>> {
         let projection = &self.projection;
+        let Some(begun) = self.overview(&rebuild::name_of(projection))? else { return Ok(None) };
         // Empty where a partition was claimed and nothing was committed.
         let other = begun.checkpoints.iter().map(|checkpoint| &checkpoint.plugin_digest);
         let other = other.filter(|digest| !digest.is_empty()).find(|digest| ***digest != *plugin.digest);
@@ -242,7 +229,7 @@ impl Ground<'_> {
             None => {
                 progress::say(&format!(
                     "going on with the rebuild of {projection} at position {} (--discard throws it away)",
-                    position_of(begun)
+                    position_of(&begun)
                 ));
                 Ok(Some(begun))
             }
@@ -265,23 +252,38 @@ impl Ground<'_> {
             }
             // As long as it waited, so that whoever had to wait behind it comes through.
             if self.stop.sleep(*wait) == Slept::Stopped {
-                return Err(self.interrupted(self.source.last()?));
+                return Err(self.interrupted()?);
             }
         }
     }
 
     /// The error of a rebuild that was told to stop: it is not done, and a script must not take it to be.
-    fn interrupted(&self, reached: Position) -> anyhow::Error {
-        Ended::failed(
-            self.untouched("was interrupted", reached),
-            "the same command goes on from there; --discard throws it away",
-        )
-        .into()
+    fn interrupted(&self) -> anyhow::Result<anyhow::Error> {
+        let hint = "the same command goes on from there; --discard throws it away";
+        Ok(Ended::failed(self.untouched("was interrupted")?, hint).into())
     }
 
     /// What became of a rebuild that did not come to its end.
-    fn untouched(&self, how: &str, reached: Position) -> String {
-        format!("the rebuild of {} {how} at position {reached}; the live one is as it was", self.projection)
+    fn untouched(&self, how: &str) -> anyhow::Result<String> {
+        let projection = &self.projection;
+        let begun = self.overview(&rebuild::name_of(projection))?;
+        let reached = begun.as_ref().map(position_of).unwrap_or_default();
+        Ok(format!("the rebuild of {projection} {how} at position {reached}; the live one is as it was"))
+    }
+
+    /// What there is under a name, if anything has claimed it yet.
+    fn overview(&self, name: &str) -> anyhow::Result<Option<Overview>> {
+        let overviews = self.read_model.overview()?;
+        let found = overviews.into_iter().find(|overview| overview.projection == name);
+        Ok(found.filter(|found| !found.checkpoints.is_empty()))
+    }
+
+    /// What was built, in words.
+    fn summary(&self) -> anyhow::Result<String> {
+        let Some(built) = self.overview(&self.projection)? else { return Ok("it has no checkpoint".to_owned()) };
+        let applied: u64 = built.checkpoints.iter().map(|checkpoint| checkpoint.events_applied).sum();
+        let (position, letters) = (position_of(&built), built.dead_letters);
+        Ok(format!("position {position}, {applied} events applied, {letters} dead letters"))
     }
 }
 
@@ -299,14 +301,6 @@ fn total_of(overview: &Overview) -> u32 {
 /// How far all partitions of a read model are.
 fn position_of(overview: &Overview) -> Position {
     overview.checkpoints.iter().map(|checkpoint| checkpoint.position).min().unwrap_or_default()
-}
-
-/// What was built, in words.
-fn summary(overview: Option<&Overview>) -> String {
-    let Some(overview) = overview else { return "nobody has used it since".to_owned() };
-    let applied: u64 = overview.checkpoints.iter().map(|checkpoint| checkpoint.events_applied).sum();
-    let letters = overview.dead_letters;
-    format!("position {}, {applied} events applied, {letters} dead letters", position_of(overview))
 }
 
 /// Says now and then who is in the way.

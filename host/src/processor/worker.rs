@@ -286,6 +286,10 @@ impl Worker {
                 self.progress.reached(applier.position);
                 backoff.reset();
                 pause = FIRST_PAUSE;
+                // Also while more comes in all the time.
+                if goal.is_some_and(|goal| applier.position >= goal) {
+                    return Ok(());
+                }
                 continue;
             }
             let reached_goal = goal.is_some_and(|goal| batch.to >= goal);

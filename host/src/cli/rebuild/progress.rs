@@ -24,29 +24,26 @@ pub(super) struct Watcher {
     _over: Sender<()>,
     /// Draws and tells.
     thread: Option<JoinHandle<()>>,
-    /// As the thread sees them.
-    workers: Vec<Arc<Progress>>,
 }
 
 impl Watcher {
     /// Watches workers until they have come to `goal`.
     pub(super) fn start(projection: &str, workers: Vec<Arc<Progress>>, goal: Position) -> Self {
         let (over, ended) = channel();
-        let (name, watched) = (projection.to_owned(), workers.clone());
-        let run = move || watch(&name, &watched, goal, &ended);
+        let name = projection.to_owned();
+        let run = move || watch(&name, &workers, goal, &ended);
         // Without a thread there is a rebuild all the same, and nothing is told of it.
         let thread = std::thread::Builder::new().name("progress".into()).spawn(run).ok();
-        Self { _over: over, thread, workers }
+        Self { _over: over, thread }
     }
 
-    /// Stops watching; gives where the last of the workers is.
-    pub(super) fn finish(self) -> Position {
-        let Self { _over: over, thread, workers } = self;
+    /// Stops watching.
+    pub(super) fn finish(self) {
+        let Self { _over: over, thread } = self;
         drop(over);
         if let Some(thread) = thread {
             thread.join().ok();
         }
-        workers.iter().map(|worker| worker.position()).min().unwrap_or_default()
     }
 }
 
