@@ -198,15 +198,6 @@ fn partitions_that_do_not_exist_are_refused() {
     run(&setup, &["--workers", "0"]).failed(2, error);
 }
 
-on_both_databases!(another_number_of_partitions_than_before_is_refused);
-fn another_number_of_partitions_than_before_is_refused(setup: &Setup) {
-    run(setup, &["--workers", "2"]).success();
-    let error = "user_count has checkpoints for 2 partitions, not for 3\n\
-                 hint: go on with --total-partitions 2: a change of the number of partitions is not possible yet";
-    run(setup, &["--workers", "3"]).failed(2, error);
-    run(setup, &["--workers", "2"]).success();
-}
-
 #[test]
 fn a_url_that_is_none_is_refused_without_repeating_it() {
     let setup = Setup::empty(Kind::Sqlite);

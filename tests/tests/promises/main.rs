@@ -19,5 +19,6 @@ mod rebuild;
 mod rebuild_failures;
 mod rebuild_swap;
 mod reload;
+mod rescale;
 mod sabotage;
 mod status;

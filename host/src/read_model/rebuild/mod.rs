@@ -21,7 +21,10 @@ mod sqlite;
 use std::time::Duration;
 
 use super::ReadModel;
+use super::checkpoint::{OWN_TOOL, Term};
+use super::claim::Found;
 use crate::database::DatabaseError;
+use crate::partition::lineage::{self, Row};
 
 /// What the name of a rebuild has behind the projection's. No projection's name holds a `+`.
 const SUFFIX: &str = "+rebuild";
@@ -117,7 +120,7 @@ impl ReadModel {
     pub fn rebuild(&self, projection: &str, owner: &str) -> Result<Rebuild, RebuildError> {
         Ok(match self {
             Self::Postgres(database) => Rebuild::Postgres(postgres::Rebuild::begin(database, projection, owner)?),
-            Self::Sqlite(base, runtime) => {
+            Self::Sqlite(base, runtime, _) => {
                 Rebuild::Sqlite(sqlite::Rebuild::begin(base, projection, owner, runtime.clone())?)
             }
         })
@@ -174,12 +177,70 @@ impl Rebuild {
 /// Who the checkpoints say that wrote them: not a worker, which would be fenced by it, but a tool of the host's own,
 /// after which a worker claims again.
 fn signature(owner: &str) -> String {
-    format!("projectionist rebuild {owner}")
+    format!("{OWN_TOOL}rebuild {owner}")
+}
+
+/// A checkpoint as a swap writes it.
+#[derive(Debug, PartialEq, Eq)]
+struct Successor {
+    /// What the rebuild has done.
+    row: Row,
+    /// Which lock stands for it.
+    term: Term,
+    /// The version of the projection that did it.
+    plugin_version: u32,
+    /// The digest of its component.
+    plugin_digest: String,
+}
+
+/// The checkpoints that take the place of the live ones: what the rebuild has done, for as many partitions as the
+/// workers have that go on with it, under a higher epoch than any of theirs.
+///
+/// The lock that stands for a partition is the same as before, because whoever holds it goes on holding it.
+fn successors(live: &[Found], rebuilt: &[Found]) -> Vec<Successor> {
+    let rows: Vec<Row> = rebuilt.iter().map(|found| found.row.clone()).collect();
+    let total = live.first().map(|found| found.row.partition.total());
+    let rows = match total {
+        Some(total) if rows.iter().any(|row| row.partition.total() != total) => lineage::rescale(&rows, total),
+        _ => rows,
+    };
+    let epoch = live.iter().map(|found| found.row.epoch).max().unwrap_or(0) + 1;
+    let newest = rebuilt.iter().max_by_key(|found| found.plugin_version);
+    let (plugin_version, plugin_digest) =
+        newest.map_or((0, String::new()), |newest| (newest.plugin_version, newest.plugin_digest.clone()));
+    let successor = |row: Row| {
+        let before = live.iter().find(|found| found.row.partition == row.partition);
+        let term = before.map_or(Term::default(), |found| found.term);
+        Successor { row: Row { epoch, ..row }, term, plugin_version, plugin_digest: plugin_digest.clone() }
+    };
+    rows.into_iter().map(successor).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A checkpoint.
+    fn found(key: u32, total: u32, position: u64, epoch: i64, term: u32) -> Found {
+        let columns = (total, key, position.cast_signed(), epoch, None, 10, String::new(), term, 1, "abc".to_owned());
+        Found::new(columns).unwrap()
+    }
+
+    #[test]
+    fn the_live_workers_go_on_with_their_own_number_of_partitions_and_locks() {
+        let live = [found(0, 2, 70, 5, 0), found(1, 2, 80, 9, 3)];
+        let rebuilt = [found(0, 1, 60, 1, 0)];
+        let successors = successors(&live, &rebuilt);
+        let told: Vec<_> = successors
+            .iter()
+            .map(|one| {
+                (one.row.partition.key(), one.row.partition.total(), one.row.position.get(), one.row.epoch, one.term.0)
+            })
+            .collect();
+        assert_eq!(told, [(0, 2, 60, 10, 0), (1, 2, 60, 10, 3)]);
+        assert_eq!(successors.iter().map(|one| one.row.events_applied).sum::<u64>(), 10);
+        assert!(successors.iter().all(|one| one.plugin_version == 1 && one.plugin_digest == "abc"));
+    }
 
     #[test]
     fn a_rebuild_has_a_name_that_no_projection_has_and_postgres_takes() {

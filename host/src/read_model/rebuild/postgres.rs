@@ -28,8 +28,8 @@ use std::time::{Duration, Instant};
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::super::postgres::quote_identifier;
-use super::{RebuildError, Swap, name_of, signature};
+use super::super::postgres::{found_and_deleted, quote_identifier};
+use super::{RebuildError, Successor, Swap, name_of, signature, successors};
 use crate::database::Postgres;
 use crate::database::schema::{self, Tables};
 
@@ -284,25 +284,25 @@ async fn swap(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), St
     if !by.is_empty() {
         return Err(Stop::Error(RebuildError::DependedOn { projection: live.to_owned(), by }));
     }
-    let epoch = highest_epoch(connection, live).await?;
     carry::grants(connection, live, rebuilt).await?;
     drop_schema(connection, live).await?;
     let rename = format!("ALTER SCHEMA {} RENAME TO {}", quote_identifier(rebuilt), quote_identifier(live));
     sqlx::raw_sql(AssertSqlSafe(rename)).execute(&mut *connection).await?;
-    for table in ["checkpoints", "dead_letters"] {
-        let delete = format!("DELETE FROM projectionist.{table} WHERE projection = $1");
-        sqlx::query(AssertSqlSafe(delete)).bind(live).execute(&mut *connection).await?;
-        let rename = format!("UPDATE projectionist.{table} SET projection = $1 WHERE projection = $2");
-        sqlx::query(AssertSqlSafe(rename)).bind(live).bind(rebuilt).execute(&mut *connection).await?;
+    sqlx::query("DELETE FROM projectionist.dead_letters WHERE projection = $1")
+        .bind(live)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("UPDATE projectionist.dead_letters SET projection = $1 WHERE projection = $2")
+        .bind(live)
+        .bind(rebuilt)
+        .execute(&mut *connection)
+        .await?;
+    // A commit that is on its way is waited for.
+    let before = found_and_deleted(connection, live).await?;
+    let built = found_and_deleted(connection, rebuilt).await?;
+    for successor in successors(&before, &built) {
+        write_checkpoint(connection, names, &successor).await?;
     }
-    sqlx::query(
-        "UPDATE projectionist.checkpoints SET epoch = $2, owner = $3, updated_at = now() WHERE projection = $1",
-    )
-    .bind(live)
-    .bind(epoch + 1)
-    .bind(&names.signature)
-    .execute(&mut *connection)
-    .await?;
     // The row itself stays: whoever waits to claim waits for its lock.
     sqlx::query(
         "WITH rebuilt AS (DELETE FROM projectionist.projections WHERE projection = $2 RETURNING *)
@@ -382,6 +382,34 @@ async fn highest_epoch(connection: &mut PgConnection, projection: &str) -> Resul
             .fetch_all(connection)
             .await?;
     Ok(epochs.into_iter().max().unwrap_or(0))
+}
+
+/// Writes a checkpoint of the live one.
+async fn write_checkpoint(
+    connection: &mut PgConnection,
+    names: &Names<'_>,
+    successor: &Successor,
+) -> Result<(), sqlx::Error> {
+    let Successor { row, term, plugin_version, plugin_digest } = successor;
+    sqlx::query(
+        "INSERT INTO projectionist.checkpoints (projection, total_partitions, partition_key, position, epoch, owner,
+             lineage, events_applied, term, plugin_version, plugin_digest)
+         VALUES ($1, $2, $3, $4, $5, $6, $7::jsonb, $8, $9, $10, $11)",
+    )
+    .bind(names.live)
+    .bind(row.partition.total().cast_signed())
+    .bind(row.partition.key().cast_signed())
+    .bind(row.position.to_sql())
+    .bind(row.epoch)
+    .bind(&names.signature)
+    .bind(row.lineage.to_json())
+    .bind(row.events_applied.cast_signed())
+    .bind(term.0.cast_signed())
+    .bind(plugin_version.cast_signed())
+    .bind(plugin_digest)
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Drops a schema with all that is in it.

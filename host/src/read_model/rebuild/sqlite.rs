@@ -24,7 +24,8 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::runtime::Handle;
 
-use super::{RebuildError, Swap, name_of, signature};
+use super::super::sqlite::{found, one_at_a_time};
+use super::{RebuildError, Successor, Swap, name_of, signature, successors};
 use crate::database::schema::Tables;
 use crate::database::sqlite::{self, Durability};
 use crate::database::{DatabaseError, DatabaseUrl};
@@ -142,12 +143,11 @@ impl Rebuild {
 
     /// See [`super::Rebuild::swap`].
     pub(super) fn swap(&mut self) -> Result<Swap, RebuildError> {
-        let _claims = lock_claims(&self.live)?;
+        let _claims = one_at_a_time(&self.live)?;
         let failed = |source| self.failed("swapping a rebuilt read model in", source);
         let mut live = self.open(&self.live)?;
         let mut rebuilt = self.open(&self.file)?;
-        let epoch = highest_epoch(&live, &self.projection).map_err(failed)?;
-        self.take_names(&mut rebuilt, epoch).map_err(failed)?;
+        self.take_names(&mut rebuilt, &live).map_err(failed)?;
         let mut copy = || -> rusqlite::Result<()> {
             let backup = Backup::new(&rebuilt, &mut live)?;
             // In one step: between two of them, the file would be written by nobody and yet locked.
@@ -162,16 +162,32 @@ impl Rebuild {
         Ok(Swap::Done)
     }
 
-    /// Gives the rows of the rebuilt file the live names, and their claims a higher epoch than any of the live file.
-    fn take_names(&self, rebuilt: &mut Connection, epoch: i64) -> rusqlite::Result<()> {
+    /// Gives the rows of the rebuilt file the live names, and its checkpoints what the live file's workers go on with.
+    fn take_names(&self, rebuilt: &mut Connection, live: &Connection) -> rusqlite::Result<()> {
         let transaction = rebuilt.transaction_with_behavior(TransactionBehavior::Immediate)?;
         rename(&transaction, &name_of(&self.projection), &self.projection)?;
-        transaction.execute(
-            "UPDATE _projectionist_checkpoints SET epoch = ?2, owner = ?3,
-                 updated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')
-             WHERE projection = ?1",
-            params![self.projection, epoch + 1, signature(&self.owner)],
-        )?;
+        let successors = successors(&found(live, &self.projection)?, &found(&transaction, &self.projection)?);
+        transaction.execute("DELETE FROM _projectionist_checkpoints", [])?;
+        for Successor { row, term, plugin_version, plugin_digest } in successors {
+            transaction.execute(
+                "INSERT INTO _projectionist_checkpoints (projection, total_partitions, partition_key, position, epoch,
+                     owner, lineage, events_applied, term, plugin_version, plugin_digest)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                params![
+                    self.projection,
+                    row.partition.total(),
+                    row.partition.key(),
+                    row.position.to_sql(),
+                    row.epoch,
+                    signature(&self.owner),
+                    row.lineage.to_json(),
+                    row.events_applied.cast_signed(),
+                    term.0,
+                    plugin_version,
+                    plugin_digest,
+                ],
+            )?;
+        }
         transaction.execute(
             "UPDATE _projectionist_projections SET migrated_at = ?2 WHERE projection = ?1",
             params![self.projection, crate::timestamp::format(crate::timestamp::now())],
@@ -181,7 +197,7 @@ impl Rebuild {
 
     /// See [`super::Rebuild::empty`].
     pub(super) fn empty(&mut self) -> Result<Swap, RebuildError> {
-        let _claims = lock_claims(&self.live)?;
+        let _claims = one_at_a_time(&self.live)?;
         let mut live = self.open(&self.live)?;
         let signature = signature(&self.owner);
         let mut empty = || -> rusqlite::Result<()> {
@@ -236,16 +252,6 @@ fn lock(live: &Path, projection: &str, owner: &str) -> Result<File, RebuildError
         }
         Err(std::fs::TryLockError::Error(error)) => Err(failed(error).into()),
     }
-}
-
-/// Locks the file by which the claims of a projection take turns.
-fn lock_claims(live: &Path) -> Result<File, DatabaseError> {
-    let path = sqlite::beside(live, "claim.lock");
-    let failed =
-        |error: std::io::Error| DatabaseError::File { path: path.clone(), doing: "lock", reason: error.to_string() };
-    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed)?;
-    file.lock().map_err(failed)?;
-    Ok(file)
 }
 
 /// The highest epoch of a projection's claims.
