@@ -220,6 +220,27 @@ fn in_place_it_leaves_the_work_to_workers_that_run(setup: &Setup) {
     assert_eq!(setup.events_applied("saboteur"), 3);
 }
 
+on_both_databases!(a_rebuild_goes_on_with_another_number_of_partitions);
+fn a_rebuild_goes_on_with_another_number_of_partitions(setup: &Setup) {
+    setup.insert(&flights::events());
+    let carrier_delays = plugin("carrier_delays");
+    setup.run(["run", "--once", "--plugin", &carrier_delays, "--workers", "3"]).success();
+    setup.read_model().connect_to("carrier_delays").execute("UPDATE carrier_delays SET departed = 0");
+    let built = || setup.events_applied("carrier_delays+rebuild");
+    for workers in ["2", "4"] {
+        let before = built();
+        let host = setup.start(["rebuild", "--plugin", &carrier_delays, "--batch-size", "1", "--workers", workers]);
+        wait_until("it is on its way", || built() > before + 50);
+        host.kill();
+        assert!(built() < 5_000, "killed on its way");
+    }
+    setup.run(["rebuild", "--plugin", &carrier_delays, "--workers", "1"]).success();
+    assert_eq!(setup.sorted_rows("carrier_delays", "SELECT * FROM carrier_delays"), flights::carrier_delays());
+    let checkpoints = setup.checkpoints("carrier_delays");
+    assert_eq!(checkpoints.iter().map(|c| (c.key, c.total)).collect::<Vec<_>>(), [(0, 3), (1, 3), (2, 3)]);
+    assert_eq!(setup.events_applied("carrier_delays"), 5_000);
+}
+
 on_both_databases!(a_rebuild_follows_what_is_appended_meanwhile);
 fn a_rebuild_follows_what_is_appended_meanwhile(setup: &Setup) {
     with_a_gate(setup);
