@@ -255,6 +255,7 @@ impl Worker {
             event_types: descriptor.event_types.clone(),
             aggregate_types: descriptor.aggregate_types.clone(),
             bounded_contexts: descriptor.bounded_contexts.clone(),
+            aggregates: Vec::new(),
             partition: self.partition,
         }
     }
