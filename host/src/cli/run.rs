@@ -87,8 +87,16 @@ pub struct LoopOptions {
     poll_interval: u64,
     /// After how long without a sign of life whoever holds the partition is replaced: a frozen process, or one that
     /// is cut off; 0 is never
-    #[arg(long, env = "STALE_AFTER", value_name = "SECONDS", default_value_t = 30)]
+    #[arg(long, env = "STALE_AFTER", value_name = "SECONDS", default_value_t = 30, value_parser = parse_stale_after)]
     stale_after: u64,
+}
+
+/// A sign of life comes each second: less than three say nothing.
+fn parse_stale_after(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds @ (0 | 3..=86_400)) => Ok(seconds),
+        _ => Err("say 3 to 86400 seconds, or 0 for never".to_owned()),
+    }
 }
 
 impl LoopOptions {

@@ -273,7 +273,11 @@ pub fn for_people(report: &Report) -> String {
                     partition.events_applied.to_string(),
                     projection.parked_aggregates.to_string(),
                     partition.epoch.to_string(),
-                    if partition.running { partition.owner.clone() } else { format!("({})", partition.owner) },
+                    match (partition.running, &*partition.owner) {
+                        (_, "") => "nobody yet".to_owned(),
+                        (true, owner) => owner.to_owned(),
+                        (false, owner) => format!("({owner})"),
+                    },
                     format!("v{} {}", partition.plugin_version, partition.plugin_digest.get(..8).unwrap_or("-")),
                 ]);
             }

@@ -210,6 +210,43 @@ fn a_server_that_restarts_is_waited_for() {
     }
 }
 
+#[test]
+fn a_server_that_restarts_under_load_costs_no_event_and_doubles_none() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    // A transaction an event, so that each restart hits all four workers on their way.
+    let hosts = ["0", "2"].map(|key| {
+        let partitions = ["--partition-key", key, "--workers", "2", "--total-partitions", "4"];
+        follow(&setup, &[&partitions[..], &["--batch-size", "1"]].concat())
+    });
+    let (mut total, mut restarts) = (0, 0);
+    for mode in ["fast", "immediate", "immediate", "fast"] {
+        let before = noted(&setup);
+        let events: Vec<_> = (0..400).map(|number| note(&format!("a{}", number % 40))).collect();
+        setup.insert(&events);
+        total += events.len() as u64;
+        wait_until("the events are on their way", || noted(&setup) > before + 40);
+        cluster.stop(mode);
+        cluster.resume();
+        assert!(noted(&setup) < total, "all was done before the server stopped");
+        restarts += 1;
+        let again = |setup: &Setup| setup.checkpoints("saboteur").iter().all(|claim| claim.epoch > restarts);
+        wait_until("every worker has claimed its partition again", || again(&setup));
+    }
+    wait_until("all events are applied", || noted(&setup) == total);
+    assert_eq!(setup.events_applied("saboteur"), total);
+    let checkpoints = setup.checkpoints("saboteur");
+    assert!(checkpoints.iter().all(|checkpoint| checkpoint.events_applied > 0), "each worked: {checkpoints:?}");
+    let disorder = "SELECT count(*) FROM notes AS n WHERE n.note::int <>
+                        (SELECT count(*) FROM notes AS m WHERE m.aggregate = n.aggregate AND m.position <= n.position)";
+    assert_eq!(setup.rows("saboteur", disorder), [["0"]]);
+    for host in hosts {
+        assert!(host.log().contains("will try again; nothing is lost"), "{}", host.log());
+        host.terminate();
+        host.wait().success();
+    }
+}
+
 on_all_combinations!(however_often_it_is_killed_every_event_counts_once);
 fn however_often_it_is_killed_every_event_counts_once(setup: &Setup) {
     setup.insert(&flights::events());

@@ -22,3 +22,4 @@ mod reload;
 mod rescale;
 mod sabotage;
 mod status;
+mod upgrade;
