@@ -63,7 +63,7 @@ pub struct RebuildCommand {
     #[arg(long)]
     in_place: bool,
     /// Throw away a rebuild that was begun and not finished
-    #[arg(long, conflicts_with_all = ["in_place", "workers"])]
+    #[arg(long, conflicts_with = "in_place")]
     discard: bool,
     /// How workers work.
     #[command(flatten)]
@@ -86,8 +86,19 @@ struct Ground<'run> {
     source: Arc<dyn Source>,
     /// The projection.
     projection: String,
+    /// Where it is built.
+    place: Place,
     /// When to end.
     stop: Stop,
+}
+
+/// Where a read model is built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Beside the live one.
+    Beside,
+    /// Where the live one was.
+    InPlace,
 }
 
 impl RebuildCommand {
@@ -103,7 +114,8 @@ impl RebuildCommand {
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;
         let projection = plugin.descriptor.name.clone();
-        let ground = Ground { context, read_model, source, projection, stop };
+        let place = if self.in_place { Place::InPlace } else { Place::Beside };
+        let ground = Ground { context, read_model, source, projection, place, stop };
         let mut rebuild = ground.read_model.rebuild(&ground.projection, &run::owner())?;
         if self.discard {
             return ground.discard(&mut rebuild);
@@ -114,7 +126,7 @@ impl RebuildCommand {
             return Err(UsageError::new(message, hint).into());
         };
         rebuild.prepare()?;
-        if self.in_place {
+        if place == Place::InPlace {
             return self.in_place(&ground, &mut rebuild, plugin, &live);
         }
         let begun = ground.resume(&mut rebuild, &plugin)?;
@@ -149,7 +161,7 @@ impl RebuildCommand {
             let outcomes = started.supervisor.wait(patience);
             watcher.finish();
             if let Some(ended) = Ended::of(outcomes) {
-                return Err(anyhow::Error::new(ended).context(ground.untouched("stopped")?));
+                return Err(anyhow::Error::new(ended).context(ground.so_far("stopped")?));
             }
             if ground.stop.is_requested() {
                 return Err(ground.interrupted()?);
@@ -183,13 +195,7 @@ impl RebuildCommand {
             let message = format!("{} was emptied: the workers that run build it again", ground.projection);
             return Ok(super::print_line(&message)?);
         }
-        let total = total_of(live);
-        if self.workers.is_some_and(|workers| workers != total) {
-            progress::say(&format!(
-                "{} goes on with its {total} partitions: --workers is for those beside",
-                ground.projection
-            ));
-        }
+        let total = self.workers.unwrap_or_else(|| total_of(live));
         self.follow(ground, &Arc::new(PluginSlot::new(plugin)), total)?;
         super::print_line(&format!("{} was rebuilt in place: {}", ground.projection, ground.summary()?))?;
         Ok(())
@@ -224,6 +230,7 @@ impl Ground<'_> {
                     "starting over: the rebuild of {projection} was begun with another component, {other}"
                 ));
                 rebuild.discard()?;
+                rebuild.prepare()?;
                 Ok(None)
             }
             None => {
@@ -259,16 +266,22 @@ impl Ground<'_> {
 
     /// The error of a rebuild that was told to stop: it is not done, and a script must not take it to be.
     fn interrupted(&self) -> anyhow::Result<anyhow::Error> {
-        let hint = "the same command goes on from there; --discard throws it away";
-        Ok(Ended::failed(self.untouched("was interrupted")?, hint).into())
+        let hint = match self.place {
+            Place::Beside => "the same command goes on from there; --discard throws it away",
+            Place::InPlace => "`host run` goes on from there; the same command would begin again",
+        };
+        Ok(Ended::failed(self.so_far("was interrupted")?, hint).into())
     }
 
     /// What became of a rebuild that did not come to its end.
-    fn untouched(&self, how: &str) -> anyhow::Result<String> {
+    fn so_far(&self, how: &str) -> anyhow::Result<String> {
         let projection = &self.projection;
-        let begun = self.overview(&rebuild::name_of(projection))?;
-        let reached = begun.as_ref().map(position_of).unwrap_or_default();
-        Ok(format!("the rebuild of {projection} {how} at position {reached}; the live one is as it was"))
+        let (name, live) = match self.place {
+            Place::Beside => (rebuild::name_of(projection), "as it was"),
+            Place::InPlace => (projection.clone(), "incomplete"),
+        };
+        let reached = self.overview(&name)?.as_ref().map(position_of).unwrap_or_default();
+        Ok(format!("the rebuild of {projection} {how} at position {reached}; the live one is {live}"))
     }
 
     /// What there is under a name, if anything has claimed it yet.

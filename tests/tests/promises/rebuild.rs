@@ -1,7 +1,9 @@
 //! A read model is built afresh beside the live one, which is untouched until the swap, however often that is
 //! interrupted; and the result is what a fresh run gives.
 
-use projectionist_tests::{Host, Output, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Host, Kind, Output, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
@@ -74,7 +76,7 @@ pub(crate) fn leaves_nothing_behind(setup: &Setup) {
     let files = std::fs::read_dir(setup.folder()).unwrap().map(|entry| entry.unwrap().file_name());
     let left: Vec<_> = files.filter(|name| name.to_string_lossy().contains("+rebuild")).collect();
     assert!(left.is_empty(), "{left:?}");
-    if setup.read_model().kind() == projectionist_tests::Kind::Postgres {
+    if setup.read_model().kind() == Kind::Postgres {
         let schemas = "SELECT count(*) FROM pg_namespace WHERE nspname LIKE '%+%'";
         assert_eq!(setup.read_model().connect().value(schemas), "0");
     }
@@ -122,6 +124,13 @@ fn killed_at_any_time_it_leaves_the_live_one_untouched_and_goes_on_later(setup: 
     wait_until("it is known to be gone", || status(setup)["running"] == false);
     let begun = status(setup);
     assert_eq!((&begun["position"], &begun["percent"], &begun["dead_letters"]), (&json!(2), &json!(40), &json!(0)));
+    let view = "SELECT projection_name, last_global_position FROM projection_checkpoints";
+    let mut monitoring = setup.read_model().connect_to("saboteur");
+    if setup.read_model().kind() == Kind::Postgres {
+        monitoring = setup.read_model().connect();
+    }
+    assert_eq!(monitoring.rows(view), [["saboteur", "5"]], "to monitoring it is no projection");
+    drop(monitoring);
     let told = setup.run(["status"]).success().stdout.clone();
     assert!(told.contains("rebuild of saboteur: position 2 (40 %), interrupted, last by "), "{told}");
     let mut other = begin(setup, &["--max-attempts", "1000"]);
@@ -202,6 +211,20 @@ fn in_place_it_drops_the_tables_and_builds_them_again(setup: &Setup) {
     assert_eq!(letters.iter().map(|letter| &*letter.reason).collect::<Vec<_>>(), ["skipped"]);
     catch_up(setup, &["--workers", "2"]).success();
     assert_eq!(setup.events_applied("saboteur"), 2);
+}
+
+on_both_databases!(interrupted_in_place_it_is_gone_on_with_by_a_run);
+fn interrupted_in_place_it_is_gone_on_with_by_a_run(setup: &Setup) {
+    with_a_gate(setup);
+    let host = begin(setup, &["--in-place", "--max-attempts", "1000"]);
+    wait_until("it stands at the gate", || noted(setup) == 2);
+    host.interrupt();
+    let error = "the rebuild of saboteur was interrupted at position 2; the live one is incomplete\n\
+                 hint: `host run` goes on from there; the same command would begin again";
+    host.wait().failed(1, error);
+    setup.read_model().connect_to("saboteur").execute("INSERT INTO switches VALUES ('go')");
+    catch_up(setup, &[]).success();
+    is_rebuilt(setup);
 }
 
 on_both_databases!(in_place_it_leaves_the_work_to_workers_that_run);
