@@ -125,11 +125,12 @@ impl RebuildCommand {
             let hint = "`host run --plugin` makes it; or correct the URL, or the name with --plugin NAME=FILE";
             return Err(UsageError::new(message, hint).into());
         };
-        rebuild.prepare()?;
+        rebuild.check()?;
         if place == Place::InPlace {
             return self.in_place(&ground, &mut rebuild, plugin, &live);
         }
         let begun = ground.resume(&mut rebuild, &plugin)?;
+        rebuild.prepare()?;
         let total = self.workers.unwrap_or_else(|| total_of(begun.as_ref().unwrap_or(&live)));
         self.beside(&ground, &mut rebuild, plugin, total)
     }
@@ -230,7 +231,6 @@ impl Ground<'_> {
                     "starting over: the rebuild of {projection} was begun with another component, {other}"
                 ));
                 rebuild.discard()?;
-                rebuild.prepare()?;
                 Ok(None)
             }
             None => {

@@ -201,7 +201,7 @@ fn rebuild_report(begun: &Overview, last: Position) -> Option<RebuildReport> {
     let digest = checkpoints.iter().map(|checkpoint| &checkpoint.plugin_digest).max()?;
     Some(RebuildReport {
         position: slowest.position,
-        percent: if whole == 0 { 100 } else { (passed * 100 / whole).min(100) },
+        percent: (passed * 100).checked_div(whole).unwrap_or(100).min(100),
         running: checkpoints.iter().any(|checkpoint| checkpoint.running),
         owner: slowest.owner.clone(),
         plugin_digest: digest.clone(),

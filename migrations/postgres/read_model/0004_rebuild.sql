@@ -1,5 +1,5 @@
 -- A rebuild in progress (NAME+rebuild) is no projection to those who monitor them: it is not late, it is new. A view of
--- that name that somebody else has made stays as it is. (An SQLite read model has its rebuild in another file.)
+-- that name that somebody else has made stays as it is.
 DO $$ BEGIN
     IF EXISTS (SELECT FROM pg_views WHERE schemaname = 'public' AND viewname = 'projection_checkpoints'
                  AND definition LIKE '%projectionist.checkpoints%') THEN

@@ -89,7 +89,7 @@ fn mean(workers: &[Arc<Progress>]) -> Position {
 /// A line of progress: how far, how fast, how long to go.
 fn line(projection: &str, from: Position, at: Position, goal: Position, took: Duration) -> String {
     let (at, goal) = (at.get(), goal.get().max(at.get()));
-    let percent = if goal == 0 { 100 } else { at * 100 / goal };
+    let percent = (at * 100).checked_div(goal).unwrap_or(100);
     let passed = at - from.get().min(at);
     #[expect(clippy::cast_precision_loss, reason = "a rate for people")]
     let rate = passed as f64 / took.as_secs_f64().max(0.001);

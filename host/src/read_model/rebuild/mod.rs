@@ -128,13 +128,25 @@ impl ReadModel {
 }
 
 impl Rebuild {
-    /// Sees that the swap will be possible, before hours are spent on a rebuild, and makes ready for it.
+    /// Sees that the live tables may go, before hours are spent on new ones.
     ///
     /// # Errors
-    /// When something depends on the live tables, or the database fails.
+    /// When something depends on them, or the database fails.
+    pub fn check(&mut self) -> Result<(), RebuildError> {
+        match self {
+            Self::Postgres(rebuild) => rebuild.check(),
+            Self::Sqlite(_) => Ok(()),
+        }
+    }
+
+    /// Makes room for what is to be built.
+    ///
+    /// # Errors
+    /// When the database fails.
     pub fn prepare(&mut self) -> Result<(), RebuildError> {
         match self {
-            Self::Postgres(rebuild) => rebuild.prepare(),
+            // The first worker makes the schema.
+            Self::Postgres(_) => Ok(()),
             Self::Sqlite(rebuild) => rebuild.prepare(),
         }
     }

@@ -133,8 +133,8 @@ impl Rebuild {
         }
     }
 
-    /// See [`super::Rebuild::prepare`].
-    pub(super) fn prepare(&mut self) -> Result<(), RebuildError> {
+    /// See [`super::Rebuild::check`].
+    pub(super) fn check(&mut self) -> Result<(), RebuildError> {
         let database = self.database.clone();
         database.block_on(async {
             self.connect().await?;
