@@ -12,6 +12,7 @@ pub mod export;
 pub mod import;
 pub mod migrate;
 pub mod plugin;
+pub mod rebuild;
 pub mod run;
 pub mod status;
 
@@ -80,6 +81,8 @@ pub enum Command {
     Export(export::Export),
     /// Run projections
     Run(run::Run),
+    /// Build a read model afresh beside the one in use, then swap the two
+    Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
     Status(status::Status),
     /// Look at dead letters: replay parked aggregates, give up on events
@@ -161,6 +164,7 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Import(import) => import.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Run(run) => run.run(&context),
+        Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Dlq(dlq) => dlq.run(&context),
         Command::Plugin(plugin) => plugin.run(),

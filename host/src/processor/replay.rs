@@ -25,7 +25,6 @@ use super::stop::{Slept, Stop};
 use super::worker::Trouble;
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
-use crate::partition::Partition;
 use crate::read_model::dead_letter::Reason;
 use crate::read_model::guard::Phase;
 use crate::read_model::request::{Action, Amendment, Answer, Asked, Letter, Outcome, Request};
@@ -207,7 +206,7 @@ impl Applier {
             event_types: descriptor.event_types.clone(),
             aggregate_types: descriptor.aggregate_types.clone(),
             bounded_contexts: descriptor.bounded_contexts.clone(),
-            partition: Partition::WHOLE,
+            ..Wanted::everything()
         };
         let mut events = events.iter().peekable();
         let mut applied = 0;

@@ -257,6 +257,7 @@ impl Worker {
             event_types: descriptor.event_types.clone(),
             aggregate_types: descriptor.aggregate_types.clone(),
             bounded_contexts: descriptor.bounded_contexts.clone(),
+            aggregates: Vec::new(),
             partition: self.partition,
         }
     }
@@ -324,6 +325,10 @@ impl Worker {
                 self.progress.reached(applier.position);
                 backoff.reset();
                 pause = FIRST_PAUSE;
+                // Also while more comes in all the time.
+                if goal.is_some_and(|goal| applier.position >= goal) {
+                    return Ok(());
+                }
                 continue;
             }
             let reached_goal = goal.is_some_and(|goal| batch.to >= goal);

@@ -3,10 +3,9 @@
 //! A parked aggregate stays parked, whoever works on it: its later events follow it, in order, so that none is
 //! applied on top of one that is missing.
 
-use std::fmt;
-
 use fnv::FnvHashSet;
 
+pub use crate::event::Aggregate;
 use crate::event::Event;
 
 /// Why an event is a dead letter.
@@ -53,35 +52,6 @@ pub struct DeadLetter<'event> {
     pub error: &'event str,
     /// How often it was tried.
     pub attempts: u32,
-}
-
-/// One aggregate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Aggregate {
-    /// Its bounded context.
-    pub bounded_context: String,
-    /// Its kind.
-    pub aggregate_type: String,
-    /// Which of that kind.
-    pub aggregate_id: String,
-}
-
-impl Aggregate {
-    /// The aggregate of an event.
-    #[must_use]
-    pub fn of(event: &Event) -> Self {
-        Self {
-            bounded_context: event.bounded_context.clone(),
-            aggregate_type: event.aggregate_type.clone(),
-            aggregate_id: event.aggregate_id.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Aggregate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.bounded_context, self.aggregate_type, self.aggregate_id)
-    }
 }
 
 /// The aggregates that are parked, as a worker keeps them.

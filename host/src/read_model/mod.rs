@@ -6,7 +6,7 @@
 //! [`guard`] judges a projection's SQL before it gets there; [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
-//! `status`.
+//! `status`; [`rebuild`] builds a read model afresh beside the live one, and swaps it in.
 
 pub mod checkpoint;
 pub mod claim;
@@ -16,6 +16,7 @@ pub mod guard;
 pub mod heartbeat;
 pub mod overview;
 pub mod postgres;
+pub mod rebuild;
 pub mod request;
 pub mod sqlite;
 pub mod store;

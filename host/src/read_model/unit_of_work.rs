@@ -155,7 +155,13 @@ impl UnitOfWork {
             self.failed = Some(error.clone());
             return Err(error);
         }
-        self.guard.judge(sql, self.phase)
+        self.guard.judge(sql, self.phase).inspect_err(|error| {
+            // A rebuild whose statements name the live schema: every event would fail like this one, whatever the
+            // guest makes of the error, so none is to be given up on for it.
+            if error.code == sqlstate::NO_SUCH_SCHEMA {
+                self.failed = Some(error.clone());
+            }
+        })
     }
 
     /// Runs something on the store, on the database's time, and remembers a failure.

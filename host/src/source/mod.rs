@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::database::{DatabaseError, DatabaseUrl};
-use crate::event::{Event, Position};
+use crate::event::{Aggregate, Event, Position};
 use crate::partition::Partition;
 
 /// Where events come from. Shared by all workers of a process.
@@ -86,6 +86,8 @@ pub struct Wanted {
     pub aggregate_types: Vec<String>,
     /// Empty for all.
     pub bounded_contexts: Vec<String>,
+    /// Empty for all.
+    pub aggregates: Vec<Aggregate>,
     /// Whose aggregates.
     pub partition: Partition,
 }
@@ -104,7 +106,13 @@ impl Wanted {
     /// Every event there is.
     #[must_use]
     pub fn everything() -> Self {
-        Self { event_types: vec![], aggregate_types: vec![], bounded_contexts: vec![], partition: Partition::WHOLE }
+        Self {
+            event_types: vec![],
+            aggregate_types: vec![],
+            bounded_contexts: vec![],
+            aggregates: vec![],
+            partition: Partition::WHOLE,
+        }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{Backlog, Blocker, Page, Source, Wanted};
 use crate::database::DatabaseError;
 use crate::database::schema::Tables;
 use crate::database::sqlite::{self, Durability};
-use crate::event::{Event, Position};
+use crate::event::{Aggregate, Event, Position};
 use crate::timestamp;
 
 /// How often the file is asked whether somebody committed. `PRAGMA data_version` reads a counter in shared
@@ -191,6 +191,14 @@ fn page_sql(after: Position, upto: Position, wanted: &Wanted, limit: u32) -> (St
             // The `+` keeps SQLite on the order of positions: an index on types would have it sort the whole log.
             sql.push_str(&format!(" AND +{column} IN ({marks})"));
             parameters.extend(values.iter().cloned().map(Value::Text));
+        }
+    }
+    if !wanted.aggregates.is_empty() {
+        // Of these there are few events, and the index finds them.
+        let marks = vec!["(?, ?, ?)"; wanted.aggregates.len()].join(", ");
+        sql.push_str(&format!(" AND (bounded_context, aggregate_type, aggregate_id) IN (VALUES {marks})"));
+        for Aggregate { bounded_context, aggregate_type, aggregate_id } in &wanted.aggregates {
+            parameters.extend([bounded_context, aggregate_type, aggregate_id].map(|part| Value::Text(part.clone())));
         }
     }
     sql.push_str(" ORDER BY global_position LIMIT ?");

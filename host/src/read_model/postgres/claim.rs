@@ -271,7 +271,10 @@ async fn found(connection: &mut PgConnection, projection: &str, how: Reading) ->
 }
 
 /// The checkpoints of a projection, which are deleted. A commit that was on its way is waited for, and counts.
-async fn found_and_deleted(connection: &mut PgConnection, projection: &str) -> Result<Vec<Found>, sqlx::Error> {
+pub(in super::super) async fn found_and_deleted(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Vec<Found>, sqlx::Error> {
     found(connection, projection, Reading::Deleting).await
 }
 

@@ -14,7 +14,7 @@ mod store;
 mod takeover;
 
 pub use claim::check;
-pub(super) use claim::{held, lock_key};
+pub(super) use claim::{found_and_deleted, held, lock_key};
 pub use dead_letters::PostgresLetters;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
@@ -39,6 +39,6 @@ fn sql_error(error: &sqlx::Error) -> SqlError {
 }
 
 /// A name as an SQL identifier.
-fn quote_identifier(name: &str) -> String {
+pub(super) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

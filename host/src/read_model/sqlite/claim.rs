@@ -273,8 +273,8 @@ pub(in super::super) fn no_lineage(column: usize, error: serde_json::Error) -> r
 }
 
 /// The checkpoints of a projection.
-fn found(transaction: &Transaction<'_>, projection: &str) -> rusqlite::Result<Vec<Found>> {
-    let mut statement = transaction.prepare(
+pub(in super::super) fn found(connection: &Connection, projection: &str) -> rusqlite::Result<Vec<Found>> {
+    let mut statement = connection.prepare(
         "SELECT total_partitions, partition_key, position, epoch, lineage, events_applied, owner, term, plugin_version,
              plugin_digest
          FROM _projectionist_checkpoints WHERE projection = ?1",

@@ -12,7 +12,7 @@ mod store;
 mod values;
 
 pub use claim::{Locks, beat, check, depose};
-pub(super) use claim::{is_held, no_lineage};
+pub(super) use claim::{found, is_held, no_lineage, one_at_a_time};
 pub use dead_letters::SqliteLetters;
 pub use store::SqliteStore;
 
