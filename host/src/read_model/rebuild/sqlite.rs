@@ -36,9 +36,6 @@ const BUSY: Duration = Duration::from_millis(10);
 /// The host's tables whose rows are a projection's.
 const OWN_TABLES: [&str; 3] = ["checkpoints", "dead_letters", "projections"];
 
-/// What operators ask of the workers of a projection.
-const REQUESTS: &str = "_projectionist_dead_letter_requests";
-
 /// The right to rebuild a projection: a locked file.
 #[derive(Debug)]
 pub struct Rebuild {
@@ -150,7 +147,6 @@ impl Rebuild {
         let failed = |source| self.failed("swapping a rebuilt read model in", source);
         let mut live = self.open(&self.live)?;
         let mut rebuilt = self.open(&self.file)?;
-        self.take_requests(&rebuilt, &live).map_err(failed)?;
         self.take_names(&mut rebuilt, &live).map_err(failed)?;
         let mut copy = || -> rusqlite::Result<()> {
             let backup = Backup::new(&rebuilt, &mut live)?;
@@ -164,25 +160,6 @@ impl Rebuild {
         drop((live, rebuilt));
         self.remove()?;
         Ok(Swap::Done)
-    }
-
-    /// Takes over what operators have asked of the live workers and not been answered yet: they mean the aggregates,
-    /// whichever tables these are in. One that comes while the pages are copied is lost, and has to be asked again.
-    fn take_requests(&self, rebuilt: &Connection, live: &Connection) -> rusqlite::Result<()> {
-        if !sqlite::has_table(live, REQUESTS)? || !sqlite::has_table(rebuilt, REQUESTS)? {
-            return Ok(());
-        }
-        rebuilt.execute("ATTACH ?1 AS live", [self.live.to_string_lossy()])?;
-        let copy = || -> rusqlite::Result<()> {
-            let transaction = rebuilt.unchecked_transaction()?;
-            transaction.execute_batch(&format!(
-                "DELETE FROM main.{REQUESTS}; INSERT INTO main.{REQUESTS} SELECT * FROM live.{REQUESTS}"
-            ))?;
-            transaction.commit()
-        };
-        let copied = copy();
-        rebuilt.execute_batch("DETACH live")?;
-        copied
     }
 
     /// Gives the rows of the rebuilt file the live names, and its checkpoints what the live file's workers go on with.
