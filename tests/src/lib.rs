@@ -20,6 +20,7 @@
 //! - [`Host`]: a process that runs, can be stopped, frozen and killed, and whose log can be waited for; [`Output`]: one
 //!   that has ended.
 //! - [`Cluster`]: a temporary Postgres server, which is gone when the test process is, however that ends.
+//! - [`SmallDisk`]: a file system that is soon full.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
 //! - [`wait_for`] and [`wait_until`]: conditions are awaited, times never asserted.
 //! - [`on_both_databases!`] and [`on_all_combinations!`]: a test written once, run everywhere.
@@ -39,6 +40,7 @@ mod macros;
 mod output;
 pub mod programs;
 mod setup;
+mod small_disk;
 mod wait;
 
 pub use cluster::Cluster;
@@ -48,6 +50,7 @@ pub use host::Host;
 pub use output::Output;
 pub use programs::plugin;
 pub use setup::{Checkpoint, DeadLetter, Setup};
+pub use small_disk::SmallDisk;
 pub use wait::{wait_for, wait_until};
 
 // Only the tests in tests/ make components with it.

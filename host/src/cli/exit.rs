@@ -25,7 +25,7 @@ pub const STOPPED_BY_POLICY: u8 = 3;
 /// 4: somebody else has taken the partition over.
 pub const FENCED: u8 = 4;
 
-/// Workers that did not end well. The worst of them gives the exit code.
+/// Something that did not end well, such as workers: the worst of them gives the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Ended {
@@ -38,6 +38,12 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// What happened, what to do next, and the exit code.
+    #[must_use]
+    pub fn new(message: String, hint: Option<String>, code: u8) -> Self {
+        Self { message, hint, code }
+    }
+
     /// What was not done, though nobody made a mistake, and what to do next.
     pub fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
         Self { message: message.into(), hint: Some(hint.into()), code: FAILED }

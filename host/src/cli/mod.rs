@@ -6,6 +6,7 @@
 pub mod append;
 pub mod completions;
 pub mod demo;
+pub mod dlq;
 pub mod exit;
 pub mod export;
 pub mod import;
@@ -84,6 +85,8 @@ pub enum Command {
     Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
     Status(status::Status),
+    /// Look at dead letters: replay parked aggregates, give up on events
+    Dlq(dlq::Dlq),
     /// Look at a plugin without running it
     Plugin(plugin::PluginCommand),
     /// Run a sample projection on bundled real events, without a server
@@ -163,6 +166,7 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Run(run) => run.run(&context),
         Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
+        Command::Dlq(dlq) => dlq.run(&context),
         Command::Plugin(plugin) => plugin.run(),
         Command::Demo(demo) => demo.run(context),
         Command::Completions(completions) => completions.run(),

@@ -9,7 +9,8 @@ pub use crate::event::Aggregate;
 use crate::event::Event;
 
 /// Why an event is a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reason {
     /// It failed; its aggregate is parked.
     Poison,
@@ -27,6 +28,15 @@ impl Reason {
             Self::Poison => "poison",
             Self::Behind => "behind",
             Self::Skipped => "skipped",
+        }
+    }
+
+    /// From the column that stores it, which the databases keep to these three.
+    pub(super) fn stored(reason: &str) -> Self {
+        match reason {
+            "behind" => Self::Behind,
+            "skipped" => Self::Skipped,
+            _ => Self::Poison,
         }
     }
 }
@@ -55,9 +65,20 @@ impl Parked {
         !self.0.is_empty() && self.0.contains(&Aggregate::of(event))
     }
 
+    /// Whether nothing is parked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Parks an aggregate.
     pub fn park(&mut self, aggregate: Aggregate) {
         self.0.insert(aggregate);
+    }
+
+    /// Lets an aggregate's events through again.
+    pub fn release(&mut self, aggregate: &Aggregate) {
+        self.0.remove(aggregate);
     }
 }
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::Advance;
 use super::dead_letter::DeadLetter;
 use super::guard::{Guard, Phase};
+use super::request::Replays;
 use super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 
@@ -246,6 +247,11 @@ impl UnitOfWork {
     /// When the connection fails.
     pub fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
         self.store.bury(letter, plugin_digest)
+    }
+
+    /// Requests and letters, for a replay.
+    pub fn replays(&mut self) -> &mut dyn Replays {
+        &mut *self.store
     }
 
     /// The version of the projection's tables, under a lock.

@@ -43,6 +43,23 @@ pub trait Source: Send + Sync {
     /// When the database fails.
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError>;
 
+    /// The events at these positions, in order. Those that are not there any more are left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError>;
+
+    /// Whether there is any event of an aggregate.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn has_aggregate(
+        &self,
+        bounded_context: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<bool, DatabaseError>;
+
     /// How many events stand behind `after` and not behind `upto`, of all partitions and types, and when the
     /// oldest of them was written (microseconds since 1970, UTC).
     ///
@@ -76,6 +93,16 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether an event is among them.
+    #[must_use]
+    pub fn takes(&self, event: &Event) -> bool {
+        let among = |list: &[String], value: &String| list.is_empty() || list.contains(value);
+        among(&self.event_types, &event.event_type)
+            && among(&self.aggregate_types, &event.aggregate_type)
+            && among(&self.bounded_contexts, &event.bounded_context)
+            && self.partition.owns(&event.aggregate_id)
+    }
+
     /// Every event there is.
     #[must_use]
     pub fn everything() -> Self {

@@ -321,6 +321,42 @@ impl Source for PostgresSource {
         Ok(Page { events, through })
     }
 
+    fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError> {
+        let positions: Vec<i64> = positions.iter().map(|position| position.to_sql()).collect();
+        let rows = self.ask(
+            "reading events",
+            sqlx::query(
+                "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
+                        aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
+                        correlation_id, causation_id, created_at
+                     FROM events WHERE global_position = ANY($1) ORDER BY global_position",
+            )
+            .bind(positions)
+            .fetch_all(&self.pool),
+        )?;
+        let events: Result<Vec<Event>, sqlx::Error> = rows.iter().map(event).collect();
+        events.map_err(|error| self.database.error("reading an event", error))
+    }
+
+    fn has_aggregate(
+        &self,
+        bounded_context: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<bool, DatabaseError> {
+        self.ask(
+            "looking for an aggregate",
+            sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM events
+                     WHERE bounded_context = $1 AND aggregate_type = $2 AND aggregate_id = $3)",
+            )
+            .bind(bounded_context)
+            .bind(aggregate_type)
+            .bind(aggregate_id)
+            .fetch_one(&self.pool),
+        )
+    }
+
     fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {
         let (events, oldest): (i64, Option<Timestamptz>) = self.ask(
             "counting events",

@@ -264,7 +264,7 @@ impl From<sqlx::Error> for Stop {
 /// Drops what was built.
 async fn discard(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), Stop> {
     drop_schema(connection, &names.rebuilt).await?;
-    for table in ["checkpoints", "dead_letters", "projections"] {
+    for table in ["checkpoints", "dead_letters", "dead_letter_requests", "projections"] {
         let delete = format!("DELETE FROM projectionist.{table} WHERE projection = $1");
         sqlx::query(AssertSqlSafe(delete)).bind(&names.rebuilt).execute(&mut *connection).await?;
     }
@@ -297,6 +297,7 @@ async fn swap(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), St
         .bind(rebuilt)
         .execute(&mut *connection)
         .await?;
+    delete_requests(connection, names).await?;
     // A commit that is on its way is waited for.
     let before = found_and_deleted(connection, live).await?;
     let built = found_and_deleted(connection, rebuilt).await?;
@@ -342,11 +343,22 @@ async fn empty(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), S
         .bind(live)
         .execute(&mut *connection)
         .await?;
+    delete_requests(connection, names).await?;
     sqlx::query("UPDATE projectionist.projections SET schema_version = 0, migrated_at = now() WHERE projection = $1")
         .bind(live)
         .execute(&mut *connection)
         .await?;
     Ok(())
+}
+
+/// Forgets what was asked about dead letters that are no more. `host dlq`, if it waits for an answer, says so.
+async fn delete_requests(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM projectionist.dead_letter_requests WHERE projection IN ($1, $2)")
+        .bind(names.live)
+        .bind(&names.rebuilt)
+        .execute(connection)
+        .await
+        .map(drop)
 }
 
 /// Locks the row that claims and migrations of a projection wait for.

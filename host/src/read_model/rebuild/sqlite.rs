@@ -191,6 +191,8 @@ impl Rebuild {
         rename(&transaction, &name_of(&self.projection), &self.projection)?;
         let successors = successors(&found(live, &self.projection)?, &found(&transaction, &self.projection)?);
         transaction.execute("DELETE FROM _projectionist_checkpoints", [])?;
+        // What was asked was about dead letters that are no more.
+        transaction.execute("DELETE FROM _projectionist_dead_letter_requests", [])?;
         for Successor { row, term, plugin_version, plugin_digest } in successors {
             transaction.execute(
                 "INSERT INTO _projectionist_checkpoints (projection, total_partitions, partition_key, position, epoch,
@@ -237,6 +239,8 @@ impl Rebuild {
                 params![self.projection, epoch + 1, signature],
             )?;
             transaction.execute("DELETE FROM _projectionist_dead_letters WHERE projection = ?1", [&self.projection])?;
+            transaction
+                .execute("DELETE FROM _projectionist_dead_letter_requests WHERE projection = ?1", [&self.projection])?;
             transaction.execute("DELETE FROM _projectionist_projections WHERE projection = ?1", [&self.projection])?;
             transaction.commit()
         };
