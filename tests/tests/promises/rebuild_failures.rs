@@ -145,3 +145,29 @@ fn what_depends_on_the_live_tables_is_not_dropped_with_them() {
     wait_until("it goes on", || rebuild(&setup, &[]).code == Some(0));
     is_rebuilt(&setup);
 }
+
+on_both_databases!(what_was_asked_of_the_live_workers_is_answered_for_the_new_tables);
+fn what_was_asked_of_the_live_workers_is_answered_for_the_new_tables(setup: &Setup) {
+    setup.insert(&[note("a"), order("b", json!({"do": "fail_until", "switch": "go"})), note("b")]);
+    catch_up(setup, &["--max-attempts", "1"]).success();
+    assert_eq!(letters(setup), [(2, "poison".to_owned()), (3, "behind".to_owned())]);
+    // Nobody answers yet.
+    let requests = setup.own_table("dead_letter_requests");
+    setup.read_model().connect_to("saboteur").execute(&format!(
+        "INSERT INTO {requests} (projection, bounded_context, aggregate_type, aggregate_id, action, requested_by)
+         VALUES ('saboteur', 'default', 'Saboteur', 'b', 'retry', 'somebody')"
+    ));
+    rebuild(setup, &["--max-attempts", "1"]).success();
+    assert_eq!(letters(setup), [(2, "poison".to_owned()), (3, "behind".to_owned())]);
+    let mut connection = setup.read_model().connect_to("saboteur");
+    connection.execute("INSERT INTO switches VALUES ('go')");
+    let live = crate::sabotage::follow(setup, &[]);
+    wait_until("it is answered", || {
+        eprintln!("{:?} {:?}", connection.rows(&format!("SELECT * FROM {requests}")), notes(setup));
+        notes(setup).len() == 3
+    });
+    live.terminate();
+    live.wait().success();
+    assert_eq!(connection.value(&format!("SELECT outcome FROM {requests}")), "applied");
+    assert_eq!(letters(setup), []);
+}
