@@ -22,6 +22,7 @@
 //! - [`Cluster`]: a temporary Postgres server, which is gone when the test process is, however that ends.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
 //! - [`wait_for`] and [`wait_until`]: conditions are awaited, times never asserted.
+//! - [`chaos`]: all of it tormented at random, for minutes, and judged by an independent oracle.
 //! - [`on_both_databases!`] and [`on_all_combinations!`]: a test written once, run everywhere.
 //!
 //! # What it needs
@@ -30,6 +31,7 @@
 //! Postgres' server programs, or a server named by `DATABASE_URL` whose user may create databases; a few tests restart
 //! the server or need its password files, and use a temporary one in any case.
 
+pub mod chaos;
 pub mod cluster;
 pub mod database;
 mod event;

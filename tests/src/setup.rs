@@ -103,6 +103,12 @@ impl Setup {
         self.folder.path()
     }
 
+    /// Keeps the folder when this is dropped; gives it.
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder().to_owned()
+    }
+
     /// A file in the hosts' working folder, with this content.
     ///
     /// # Panics

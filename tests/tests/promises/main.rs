@@ -6,6 +6,7 @@
 
 mod append;
 mod careful_path;
+mod chaos;
 mod claims;
 mod configuration;
 mod demo;
