@@ -52,6 +52,6 @@ pub use programs::plugin;
 pub use setup::{Checkpoint, DeadLetter, Setup};
 pub use wait::{wait_for, wait_until};
 
-// Only the tests in tests/ make components with it.
+// Only the tests in tests/ make components, and read events as the host does.
 #[cfg(test)]
-use {wasm_encoder as _, wit_component as _};
+use {projectionist_host as _, wasm_encoder as _, wit_component as _};

@@ -73,9 +73,15 @@ impl Setup {
     /// Events and read models in one database, of a server of the test's own, with the host's tables in it.
     #[must_use]
     pub fn on(cluster: &Cluster) -> Self {
-        let setup = Self { source: Database::on(cluster), read_model: None, folder: folder() };
+        let setup = Self::empty_on(cluster);
         setup.run(["migrate"]).success();
         setup
+    }
+
+    /// One database of a server of the test's own, without any table.
+    #[must_use]
+    pub fn empty_on(cluster: &Cluster) -> Self {
+        Self { source: Database::on(cluster), read_model: None, folder: folder() }
     }
 
     /// One database of this kind, without any table.

@@ -271,7 +271,7 @@ fn restart(stage: &mut Stage<'_>, random: &mut Random, mode: &str) {
 
 /// `host migrate --notify on|off` while everything runs. With notifications, Postgres refuses two-phase commits.
 fn switch_notifications(stage: &mut Stage<'_>, random: &mut Random) {
-    let switch = if random.percent(50) { "on" } else { "off" };
+    let switch = if random.percent(40) { "on" } else { "off" };
     // Writers that wait for each other may be in its way; it is only a change of pace.
     drop(stage.setup.run(["migrate", "--notify", switch]));
 }

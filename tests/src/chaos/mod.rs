@@ -37,7 +37,7 @@ use writers::{Closing, Office, Writer};
 use crate::{Cluster, Kind, Setup, plugin};
 
 /// How many writers there are.
-const WRITERS: usize = 4;
+const WRITERS: usize = 6;
 
 /// Out of how many partitions the hosts begin to work.
 const PARTITIONS: u32 = 3;
@@ -86,8 +86,10 @@ impl Plan {
     /// message has the seed; the folder with the logs and the tables is kept, and named.
     #[must_use]
     pub fn run(&self) -> Figures {
-        // What was committed has to be there after a crash: that much a reader has to rely on.
-        let cluster = (self.kind == Kind::Postgres).then(|| Cluster::start_with("synchronous_commit = on\n"));
+        // What was committed has to be there after a crash: that much a reader has to rely on. Writers deadlock on
+        // purpose, and are not to wait for long.
+        let settings = "synchronous_commit = on\ndeadlock_timeout = 100ms\n";
+        let cluster = (self.kind == Kind::Postgres).then(|| Cluster::start_with(settings));
         let mut setup = cluster.as_ref().map_or_else(|| Setup::new(Kind::Sqlite), Setup::on);
         let run = std::panic::catch_unwind(AssertUnwindSafe(|| self.torment(&setup, cluster.as_ref())));
         match run {
@@ -117,6 +119,10 @@ impl Plan {
     /// Torments, lets everything come to rest, and judges.
     fn torment(&self, setup: &Setup, cluster: Option<&Cluster>) -> Figures {
         let mut random = Random::new(self.seed);
+        if random.percent(60) {
+            // Two-phase commits are possible only then, and hosts have to poll.
+            setup.run(["migrate", "--notify", "off"]).success();
+        }
         let mut schedule = Schedule::new(random.fork(), self.kind);
         let builds = ["chronicle", "chronicle_swap"].map(|name| std::fs::read(plugin(name)).expect("a plugin"));
         let file = setup.file("plugin.wasm", &builds[0]);

@@ -13,10 +13,10 @@ use super::random::Random;
 use crate::{Connection, Event, Kind, Setup, event};
 
 /// How many aggregates there are.
-const AGGREGATES: u64 = 60;
+const AGGREGATES: u64 = 150;
 
 /// The first so many of them are the ones that catch poison, so that the others always have something to prove.
-const SICKLY: u64 = 12;
+const SICKLY: u64 = 20;
 
 /// The longest pause of a writer between two appends, in milliseconds.
 const PACE: u64 = 40;
