@@ -119,7 +119,7 @@ impl Plan {
     /// Torments, lets everything come to rest, and judges.
     fn torment(&self, setup: &Setup, cluster: Option<&Cluster>) -> Figures {
         let mut random = Random::new(self.seed);
-        if random.percent(60) {
+        if random.percent(75) {
             // Two-phase commits are possible only then, and hosts have to poll.
             setup.run(["migrate", "--notify", "off"]).success();
         }
@@ -132,10 +132,12 @@ impl Plan {
         let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
         std::thread::scope(|scope| {
             let _closing = Closing(&office);
-            for number in 0..WRITERS {
-                let writer = Writer { setup, office: &office, random: random.fork(), number };
-                scope.spawn(move || writer.work());
-            }
+            let writers: Vec<_> = (0..WRITERS)
+                .map(|number| {
+                    let writer = Writer { setup, office: &office, random: random.fork(), number };
+                    scope.spawn(move || writer.work())
+                })
+                .collect();
             stage.fleet.start_all();
             let end = Instant::now() + self.time;
             while Instant::now() < end {
@@ -146,6 +148,12 @@ impl Plan {
                 writers::settle(setup, &mut random, Duration::from_secs(2));
                 let behind = stage.behind();
                 office.paused.store(behind > BEHIND, Ordering::Relaxed);
+            }
+            office.closed.store(true, Ordering::Relaxed);
+            // They may wait for what somebody prepared and forgot.
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                writers::settle(setup, &mut random, Duration::ZERO);
+                stage.fleet.tend_for(Duration::from_millis(50));
             }
         });
         writers::settle(setup, &mut random, Duration::ZERO);

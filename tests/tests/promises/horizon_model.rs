@@ -21,7 +21,7 @@ const SESSIONS: usize = 5;
 const STEPS: usize = 60;
 
 /// How many cases there are.
-const CASES: u64 = 40;
+const CASES: u64 = 25;
 
 /// What a session has inserted since its last savepoint, by event id.
 type Layer = Vec<String>;
