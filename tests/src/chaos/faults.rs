@@ -171,12 +171,19 @@ fn lock(stage: &mut Stage<'_>, random: &mut Random) -> Option<Connection> {
         return None;
     }
     let mut connection = stage.setup.read_model().connect_to(projection);
-    let locked = connection.try_execute(match connection {
-        Connection::Postgres(_) => "BEGIN; LOCK TABLE chronicle IN SHARE MODE",
-        Connection::Sqlite(_) => "BEGIN IMMEDIATE",
-    });
-    // Nobody may have made the table yet.
-    locked.ok().map(|()| connection)
+    let (patience, lock) = match connection {
+        Connection::Postgres(_) => ("SET lock_timeout = 100", "BEGIN; LOCK TABLE chronicle IN SHARE MODE"),
+        Connection::Sqlite(_) => ("PRAGMA busy_timeout = 100", "BEGIN IMMEDIATE"),
+    };
+    // Whoever is frozen may hold it, and is thawed by nobody but us.
+    for _ in 0..20 {
+        if connection.try_execute(patience).and_then(|()| connection.try_execute(lock)).is_ok() {
+            return Some(connection);
+        }
+        connection.try_execute("ROLLBACK").ok();
+        stage.fleet.tend();
+    }
+    None
 }
 
 /// SIGTERM: the batch is finished, the partitions are released.
@@ -332,6 +339,8 @@ fn poison(stage: &mut Stage<'_>, random: &mut Random) {
 /// Whatever is poison now is cured, and its dead letters are replayed.
 pub fn retry_letters(stage: &mut Stage<'_>, _: &mut Random) {
     let last = stage.setup.last_position();
+    // Whoever is frozen may hold what is to be written.
+    stage.fleet.thaw_all();
     for projection in PROJECTIONS {
         if stage.setup.count(projection, "cured") == 0 && stage.setup.dead_letters(projection).is_empty() {
             continue;

@@ -311,7 +311,7 @@ impl<'setup> Fleet<'setup> {
     /// That a process that ended by itself was allowed to.
     fn judge(&mut self, member: &mut Member, status: ExitStatus) {
         let journal = member.journal();
-        let fenced = journal.fenced > 0;
+        let (fenced, loaded) = (journal.fenced > 0, journal.plugins_loaded > 0);
         let log = journal.path().display().to_string();
         let plain = journal.plain.clone();
         // A start needs its databases: it fails with 1 where a running host would try again.
@@ -320,6 +320,8 @@ impl<'setup> Fleet<'setup> {
             Some(0) => member.asked,
             Some(4) => fenced,
             Some(1) => disturbed,
+            // It had only just begun, and did not listen for signals yet.
+            None => status.signal() == Some(15) && member.asked && !loaded,
             _ => false,
         };
         let (number, total) = (member.number, member.total);

@@ -139,11 +139,14 @@ impl Plan {
                 })
                 .collect();
             stage.fleet.start_all();
-            let end = Instant::now() + self.time;
-            while Instant::now() < end {
+            let (start, mut diary) = (Instant::now(), Vec::new());
+            while start.elapsed() < self.time {
                 let Some((pause, fault, mut random)) = schedule.next() else { break };
                 stage.fleet.tend_for(pause);
+                let began = Instant::now();
                 (fault.inflict)(&mut stage, &mut random);
+                diary.push(format!("{:?}\t{}\t{:?}", began - start, fault.name, began.elapsed()));
+                drop(setup.file("faults.tsv", diary.join("\n")));
                 *faults.entry(fault.name).or_default() += 1;
                 writers::settle(setup, &mut random, Duration::from_secs(2));
                 let behind = stage.behind();
