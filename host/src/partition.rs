@@ -1,8 +1,10 @@
-//! Which worker an event belongs to.
+//! Which worker an event belongs to; and [`lineage`], how that changes without an event lost or doubled.
 //!
 //! `fnv1a32(aggregate_id) mod total`, over the UTF-8 bytes, so that all events of an aggregate go to one worker
 //! in order, and the same one as in pupsourcing. FNV-1a is by Fowler, Noll and Vo; the `fnv` crate has only
 //! its 64-bit variant, whose remainders would put aggregates elsewhere.
+
+pub mod lineage;
 
 use std::fmt;
 

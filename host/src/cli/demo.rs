@@ -136,6 +136,7 @@ fn project(context: &Context, slot: Arc<PluginSlot>, events: u64) -> anyhow::Res
         poll_interval: Duration::from_millis(100),
         on_error: OnError::Stop,
         max_attempts: 5,
+        stale_after: None,
         until: Until::CaughtUp,
     };
     let stop = Stop::default();

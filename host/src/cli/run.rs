@@ -20,6 +20,7 @@ use crate::processor::policy::Until;
 use crate::processor::worker::{SharedSource, Worker};
 use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
+use crate::read_model::heartbeat::Heartbeat;
 use crate::source;
 
 /// `host run`.
@@ -84,6 +85,18 @@ pub struct LoopOptions {
     /// The longest pause between two looks for new events when no notification comes
     #[arg(long, env = "POLL_INTERVAL", value_name = "MS", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..))]
     poll_interval: u64,
+    /// After how long without a sign of life whoever holds the partition is replaced: a frozen process, or one that
+    /// is cut off; 0 is never
+    #[arg(long, env = "STALE_AFTER", value_name = "SECONDS", default_value_t = 30, value_parser = parse_stale_after)]
+    stale_after: u64,
+}
+
+/// A sign of life comes each second: less than three say nothing.
+fn parse_stale_after(text: &str) -> Result<u64, String> {
+    match text.parse() {
+        Ok(seconds @ (0 | 3..=86_400)) => Ok(seconds),
+        _ => Err("say 3 to 86400 seconds, or 0 for never".to_owned()),
+    }
 }
 
 impl LoopOptions {
@@ -95,6 +108,7 @@ impl LoopOptions {
             poll_interval: Duration::from_millis(self.poll_interval),
             on_error: self.on_error,
             max_attempts: self.max_attempts,
+            stale_after: (self.stale_after > 0).then(|| Duration::from_secs(self.stale_after)),
             until,
         }
     }
@@ -185,6 +199,8 @@ pub struct Started {
     pub supervisor: Supervisor,
     /// How far each worker is.
     pub progress: Vec<Arc<Progress>>,
+    /// Says that this process lives.
+    pub heartbeat: Heartbeat,
 }
 
 impl Run {
@@ -262,6 +278,7 @@ pub fn start(
     let read_model = ReadModel::new(&context.read_model, runtime);
     read_model.check()?;
     let owner = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id());
+    let heartbeat = read_model.beat(&owner)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let mut all = Vec::new();
     for slot in slots {
@@ -280,7 +297,7 @@ pub fn start(
             })?;
         }
     }
-    Ok(Started { supervisor, progress: all })
+    Ok(Started { supervisor, progress: all, heartbeat })
 }
 
 /// Ends the workers at SIGTERM and Ctrl-C.

@@ -75,6 +75,9 @@ pub struct PartitionReport {
     pub lag_events: u64,
     /// The age of the oldest of them.
     pub lag_seconds: f64,
+    /// A change of the number of partitions that is not through yet.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rescale: Option<RescaleReport>,
     /// The last claim.
     pub epoch: Epoch,
     /// Who made it.
@@ -89,6 +92,18 @@ pub struct PartitionReport {
     pub plugin_digest: String,
     /// When it was committed, RFC 3339.
     pub updated_at: String,
+}
+
+/// A change of the number of partitions that is not through yet: up to `until_position` the partition leaves out what
+/// was done before.
+#[derive(Debug, Serialize)]
+pub struct RescaleReport {
+    /// How many partitions there were before, each number once.
+    pub from_partitions: Vec<u32>,
+    /// Where it is through.
+    pub until_position: Position,
+    /// Events of the log up to there.
+    pub events_left: u64,
 }
 
 impl Status {
@@ -156,6 +171,7 @@ fn partition(source: &dyn Source, checkpoint: Checkpoint, last: Position) -> any
         position: checkpoint.position,
         lag_events: backlog.events,
         lag_seconds: age,
+        rescale: rescale(source, &checkpoint)?,
         epoch: checkpoint.epoch,
         owner: checkpoint.owner,
         running: checkpoint.running,
@@ -164,6 +180,16 @@ fn partition(source: &dyn Source, checkpoint: Checkpoint, last: Position) -> any
         plugin_digest: checkpoint.plugin_digest,
         updated_at: crate::timestamp::format(checkpoint.updated_at),
     })
+}
+
+/// What is left of a rescale.
+fn rescale(source: &dyn Source, checkpoint: &Checkpoint) -> anyhow::Result<Option<RescaleReport>> {
+    let (from_partitions, until_position) = (checkpoint.lineage.totals(), checkpoint.lineage.until());
+    if until_position <= checkpoint.position {
+        return Ok(None);
+    }
+    let events_left = source.backlog(checkpoint.position, until_position)?.events;
+    Ok(Some(RescaleReport { from_partitions, until_position, events_left }))
 }
 
 /// The report as a table.
@@ -197,7 +223,11 @@ pub fn for_people(report: &Report) -> String {
                     partition.events_applied.to_string(),
                     projection.parked_aggregates.to_string(),
                     partition.epoch.to_string(),
-                    if partition.running { partition.owner.clone() } else { format!("({})", partition.owner) },
+                    match (partition.running, &*partition.owner) {
+                        (_, "") => "nobody yet".to_owned(),
+                        (true, owner) => owner.to_owned(),
+                        (false, owner) => format!("({owner})"),
+                    },
                     format!("v{} {}", partition.plugin_version, partition.plugin_digest.get(..8).unwrap_or("-")),
                 ]);
             }
@@ -209,6 +239,7 @@ pub fn for_people(report: &Report) -> String {
         }
         text.push_str(&table.to_string());
         text.push('\n');
+        text.push_str(&rescales(report));
     }
     let horizon = &report.horizon;
     if horizon.position >= horizon.last_position {
@@ -222,6 +253,27 @@ pub fn for_people(report: &Report) -> String {
             let pid = blocker.pid.map_or("prepared".to_owned(), |pid| format!("pid {pid}"));
             let age = duration(blocker.age_seconds);
             text.push_str(&format!("  {pid} ({}), open for {age}: {}\n", blocker.application, blocker.query));
+        }
+    }
+    text
+}
+
+/// A line for each partition whose number was changed not long ago.
+fn rescales(report: &Report) -> String {
+    let mut text = String::new();
+    for projection in &report.projections {
+        for partition in &projection.partitions {
+            let Some(rescale) = &partition.rescale else { continue };
+            let from: Vec<String> = rescale.from_partitions.iter().map(ToString::to_string).collect();
+            text.push_str(&format!(
+                "rescale of {}, {} of {}: was {} partitions, through at position {}, {} events to look at\n",
+                projection.name,
+                partition.partition_key,
+                partition.total_partitions,
+                from.join(" and "),
+                rescale.until_position,
+                rescale.events_left
+            ));
         }
     }
     text

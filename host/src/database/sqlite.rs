@@ -51,6 +51,8 @@ pub fn open(
             schema::migrate_sqlite_if_empty(path, &connection, tables, runtime)?;
             schema::check_sqlite(path, &connection, tables)?;
         }
+        // An embedded database is the host's own: an older host's is brought up without a question.
+        Err(DatabaseError::Outdated { .. }) => schema::migrate_sqlite(path, tables, runtime)?,
         checked => checked?,
     }
     let pragmas = match durability {

@@ -84,7 +84,7 @@ impl Applier {
             let event = &events[start];
             let error = culprit.error;
             match error.kind() {
-                Kind::Fenced | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
+                Kind::Fenced | Kind::Rewritten | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
                 Kind::Transient if backoff.failures() + 1 < options.max_attempts => {
                     let wait = backoff.fail();
                     let attempts = backoff.failures();

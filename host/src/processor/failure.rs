@@ -23,6 +23,8 @@ pub enum ApplyError {
 pub enum Kind {
     /// Somebody else has the partition, or has brought the tables to another version: leave.
     Fenced,
+    /// The checkpoint was changed by a tool of the host: claim again, and go on from there.
+    Rewritten,
     /// The connection is gone: claim again, for as long as it takes.
     Lost,
     /// Something around the projection is broken: wait until it is mended. No event is to blame.
@@ -38,7 +40,10 @@ impl ApplyError {
     #[must_use]
     pub fn kind(&self) -> Kind {
         match self {
-            Self::Commit(CommitError::Fenced { .. } | CommitError::OtherVersion { .. }) => Kind::Fenced,
+            Self::Commit(
+                CommitError::Fenced { .. } | CommitError::Retired { .. } | CommitError::OtherVersion { .. },
+            ) => Kind::Fenced,
+            Self::Commit(CommitError::Rewritten { .. }) => Kind::Rewritten,
             Self::Sql(error) | Self::Commit(CommitError::Sql(error)) => of_sql(error),
             Self::Call(CallError::Failure(Failure::Transient(_))) => Kind::Transient,
             Self::Call(_) => Kind::Permanent,

@@ -24,6 +24,8 @@ pub struct Options {
     pub on_error: OnError,
     /// How often something that may pass is tried before it counts as an error.
     pub max_attempts: u32,
+    /// After how long without a sign of life the holder of a partition is replaced; never without.
+    pub stale_after: Option<Duration>,
     /// Whether to end when everything that was there at the start has been applied.
     pub until: Until,
 }

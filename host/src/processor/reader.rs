@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
+use crate::partition::lineage::Lineage;
 use crate::source::{Source, Wanted};
 
 /// How many rows one page has at most.
@@ -35,6 +36,8 @@ pub struct Reader {
     source: Arc<dyn Source>,
     /// Which.
     wanted: Wanted,
+    /// Which of them are done already, since the number of partitions was changed.
+    done: Lineage,
     /// Events that were read and not yet given out.
     ahead: VecDeque<Event>,
     /// How far the log was read.
@@ -50,10 +53,10 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads behind `from`.
+    /// Reads behind `from`, and leaves out what is `done`.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, wanted: Wanted, from: Position) -> Self {
-        Self { source, wanted, ahead: VecDeque::new(), read: from, horizon: Position::START }
+    pub fn new(source: Arc<dyn Source>, wanted: Wanted, from: Position, done: Lineage) -> Self {
+        Self { source, wanted, done, ahead: VecDeque::new(), read: from, horizon: Position::START }
     }
 
     /// Wants other events from `from` on: the projection was replaced.
@@ -80,7 +83,9 @@ impl Reader {
             }
             let page = self.source.page(self.read, self.horizon, &self.wanted, PAGE)?;
             self.read = page.through;
-            self.ahead.extend(page.events);
+            let todo =
+                page.events.into_iter().filter(|event| !self.done.is_done(&event.aggregate_id, event.position()));
+            self.ahead.extend(todo);
         }
         let size = size.min(self.ahead.len());
         let events: Vec<Event> = self.ahead.drain(..size).collect();

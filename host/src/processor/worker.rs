@@ -9,6 +9,7 @@ use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
 use super::policy::{Options, Until};
 use super::reader::Reader;
+use super::standby::Standby;
 use super::stop::{Slept, Stop};
 use super::supervisor::Progress;
 use crate::database::DatabaseError;
@@ -17,6 +18,7 @@ use crate::partition::Partition;
 use crate::plugin::{Plugin, PluginSlot};
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
+use crate::read_model::claim::Holder;
 use crate::read_model::guard::Phase;
 use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
@@ -67,6 +69,8 @@ pub enum Trouble {
         /// What happened.
         reason: String,
     },
+    /// A tool of the host has changed the checkpoint.
+    Rewritten(String),
     /// The connection is gone.
     Lost(String),
     /// Something around the projection is broken.
@@ -82,6 +86,7 @@ impl From<ApplyError> for Trouble {
         }
         match error.kind() {
             Kind::Fenced => Self::Fenced(error.to_string()),
+            Kind::Rewritten => Self::Rewritten(error.to_string()),
             Kind::Lost => Self::Lost(error.to_string()),
             Kind::Environment | Kind::Transient | Kind::Permanent => Self::Environment(error.to_string()),
         }
@@ -141,6 +146,11 @@ impl Worker {
             let reason = match trouble {
                 Trouble::Stopped => return Outcome::Done,
                 Trouble::Fenced(reason) => return Outcome::Fenced(reason),
+                // Its lock is still its own, so nobody else has the partition.
+                Trouble::Rewritten(reason) => {
+                    tracing::info!(reason, "claiming the partition again");
+                    continue;
+                }
                 // Another worker of this process has migrated for the plugin that this one is about to take up.
                 Trouble::Outdated { found, .. } if self.plugin.get().descriptor.version == found => continue,
                 Trouble::Outdated { reason, .. } => return Outcome::Fenced(reason),
@@ -163,11 +173,15 @@ impl Worker {
         let goal = self.goal()?;
         let claim = self.claim(name)?;
         tracing::info!(position = claim.position.get(), epoch = claim.epoch.0, "partition claimed");
+        if !claim.lineage.is_empty() {
+            let (until, totals) = (claim.lineage.until().get(), claim.lineage.totals());
+            tracing::info!(until, ?totals, "leaving out what was done before the number of partitions was changed");
+        }
         self.progress.reached(claim.position);
         let plugin = self.plugin.get();
         let limits = plugin.limits().sql;
         let work = UnitOfWork::new(claim.store, name, limits).map_err(ApplyError::from)?;
-        let mut reader = Reader::new(Arc::clone(&self.source.0), self.wanted(&plugin), claim.position);
+        let mut reader = Reader::new(Arc::clone(&self.source.0), self.wanted(&plugin), claim.position, claim.lineage);
         let mut applier = Applier::new(plugin, work, claim.parked, claim.position);
         self.migrate(&mut applier)?;
         self.follow(&mut applier, &mut reader, goal, backoff)
@@ -184,14 +198,13 @@ impl Worker {
     /// Claims the partition, standing by for as long as somebody else has it.
     fn claim(&self, name: &str) -> Result<Claim, Trouble> {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
-        let mut told = String::new();
+        let mut standby = Standby::new(self.options.stale_after);
         loop {
             match self.read_model.claim(&slot, &self.owner) {
                 Ok(claim) => return Ok(claim),
-                Err(ClaimError::Held { owner, .. }) => {
-                    if owner != told {
-                        tracing::info!(%owner, "standing by: somebody else works on this partition");
-                        told = owner;
+                Err(ClaimError::Held { holders, .. }) => {
+                    if self.stand_by(&slot, &mut standby, holders)? {
+                        continue;
                     }
                 }
                 Err(ClaimError::Database(error)) if error.is_configuration() => {
@@ -199,19 +212,40 @@ impl Worker {
                     return Err(Trouble::End(Outcome::Misconfigured { message: error.to_string(), hint }));
                 }
                 Err(ClaimError::Database(error)) => return Err(error.into()),
-                Err(error @ ClaimError::OtherTotal { found, .. }) => {
-                    return Err(Trouble::End(Outcome::Misconfigured {
-                        message: error.to_string(),
-                        hint: format!(
-                            "go on with --total-partitions {found}: a change of the number of partitions is not possible yet"
-                        ),
-                    }));
-                }
             }
             if self.stop.sleep(STANDBY) == Slept::Stopped {
                 return Err(Trouble::Stopped);
             }
         }
+    }
+
+    /// Waits for those who hold what this worker wants; says whether one of them was replaced, and the claim is worth
+    /// another try at once.
+    fn stand_by(&self, slot: &Slot, standby: &mut Standby, holders: Vec<Holder>) -> Result<bool, Trouble> {
+        let seen = standby.look(holders, Instant::now());
+        if let Some(holders) = seen.changed {
+            let others = holders.iter().find(|holder| holder.slot.partition.total() != slot.partition.total());
+            for holder in holders.iter().take(8) {
+                let (owner, partition) = (&holder.owner, holder.slot.partition);
+                match others {
+                    None => tracing::info!(%owner, "standing by: somebody else works on this partition"),
+                    Some(_) => tracing::info!(
+                        %owner,
+                        holds = %partition,
+                        "standing by: the number of partitions changes when those of the old number have ended"
+                    ),
+                }
+            }
+        }
+        let mut replaced = false;
+        for holder in seen.stale {
+            let (owner, after) = (&holder.owner, self.options.stale_after.unwrap_or_default());
+            if self.read_model.depose(&holder, &self.owner)? {
+                tracing::warn!(%owner, partition = %holder.slot.partition, ?after, "no sign of life: replaced");
+                replaced = true;
+            }
+        }
+        Ok(replaced)
     }
 
     /// What the projection wants, for this partition.
@@ -315,7 +349,7 @@ impl Worker {
                 Err(error) => error,
             };
             match error.kind() {
-                Kind::Fenced | Kind::Lost => return Err(error.into()),
+                Kind::Fenced | Kind::Rewritten | Kind::Lost => return Err(error.into()),
                 // A deadlock is nobody's fault: partitions write the same rows, each in its own order. It would come
                 // again, and each costs the server's deadlock_timeout; so who meets one takes turns from then on.
                 Kind::Transient

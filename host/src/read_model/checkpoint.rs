@@ -11,6 +11,12 @@ use serde::Serialize;
 use super::store::CommitError;
 use crate::event::Position;
 use crate::partition::Partition;
+use crate::partition::lineage::Lineage;
+
+/// How the owner begins that the host's own tools write when they change a checkpoint under a worker that runs. The
+/// worker has done nothing wrong and still holds its lock, so it claims again instead of leaving. No host name holds
+/// a blank.
+pub const OWN_TOOL: &str = "projectionist ";
 
 /// A partition of a projection: what one worker claims.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -31,6 +37,11 @@ impl std::fmt::Display for Epoch {
         self.0.fmt(f)
     }
 }
+
+/// Which lock stands for a partition. It is raised when a worker is replaced that still holds the lock: the frozen
+/// one goes on holding that of the old term, which stands for nothing any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Term(pub u32);
 
 /// What a worker believes about its checkpoint when it commits.
 pub(super) struct Mine<'worker> {
@@ -57,19 +68,28 @@ pub(super) struct Found {
 }
 
 impl Mine<'_> {
-    /// Why a commit was refused: which of the conditions does not hold.
-    pub(super) fn refused(&self, found: Option<Found>) -> CommitError {
+    /// Why a commit was refused: which of the conditions does not hold. Where the row is gone, `last` is who made the
+    /// last claim of any partition: the number of partitions was changed.
+    pub(super) fn refused(&self, found: Option<Found>, last: impl FnOnce() -> Option<String>) -> CommitError {
         match found {
             Some(found) if found.epoch == self.epoch && found.position == self.position => CommitError::OtherVersion {
                 projection: self.slot.projection.clone(),
                 found: found.version,
                 ours: self.version,
             },
-            Some(found) => CommitError::Fenced { slot: self.slot.clone(), owner: found.owner, epoch: found.epoch },
-            None => {
-                let owner = "somebody who has removed its checkpoint".to_owned();
-                CommitError::Fenced { slot: self.slot.clone(), owner, epoch: Epoch(0) }
+            Some(found) if found.owner.starts_with(OWN_TOOL) => {
+                CommitError::Rewritten { slot: self.slot.clone(), by: found.owner }
             }
+            Some(found) => CommitError::Fenced { slot: self.slot.clone(), owner: found.owner, epoch: found.epoch },
+            None => match last().filter(|owner| !owner.is_empty()) {
+                Some(tool) if tool.starts_with(OWN_TOOL) => {
+                    CommitError::Rewritten { slot: self.slot.clone(), by: tool }
+                }
+                last => {
+                    let by = last.unwrap_or_else(|| "somebody who has removed its checkpoint".to_owned());
+                    CommitError::Retired { slot: self.slot.clone(), by }
+                }
+            },
         }
     }
 }
@@ -98,8 +118,12 @@ pub struct Checkpoint {
     pub epoch: Epoch,
     /// Who made it.
     pub owner: String,
+    /// Which lock stands for it.
+    pub term: Term,
     /// Whether they hold it still.
     pub running: bool,
+    /// What is done above `position` since a change of the number of partitions.
+    pub lineage: Lineage,
     /// How many events it has applied, over all its life.
     pub events_applied: u64,
     /// The version of the projection that committed last.

@@ -128,6 +128,10 @@ impl Guard {
             Statement::Drop { names, .. } => names.iter().try_for_each(|name| self.may_name(name)),
             Statement::AlterIndex { name, .. } => self.may_name(name),
             Statement::CreateTable(table) => {
+                // Its rows would go with a crash, and the checkpoint would stay.
+                if table.unlogged {
+                    return ControlFlow::Break(not_allowed("a projection's tables are logged: leave UNLOGGED out"));
+                }
                 if table.inherits.is_some() || table.like.is_some() || table.clone.is_some() || table.temporary {
                     return ControlFlow::Break(not_allowed("CREATE TABLE takes no INHERITS, LIKE, CLONE or TEMPORARY"));
                 }
@@ -192,6 +196,9 @@ impl Visitor for Names<'_> {
         // `TABLE t` names its table as text.
         match &*query.body {
             SetExpr::Table(_) => ControlFlow::Break(not_allowed("write SELECT * FROM instead of TABLE")),
+            SetExpr::Select(select) if select.into.is_some() => {
+                ControlFlow::Break(not_allowed("write CREATE TABLE in `migrate` instead of SELECT INTO"))
+            }
             _ => ControlFlow::Continue(()),
         }
     }
@@ -299,6 +306,21 @@ mod tests {
         let inherits = "CREATE TABLE t () INHERITS (public.events)";
         let judged = Guard::new(Dialect::Postgres, "mine").judge(inherits, Phase::Migrate);
         assert!(judged.is_err(), "a row of it would show among the events");
+    }
+
+    #[test]
+    fn a_table_that_a_crash_would_empty_is_refused() {
+        // Its rows would go, and the checkpoint stay: every event in them would be lost without a word.
+        for sql in [
+            "CREATE UNLOGGED TABLE t (a INT)",
+            "CREATE UNLOGGED TABLE t AS SELECT 1 AS a",
+            "ALTER TABLE t SET UNLOGGED",
+            "SELECT 1 AS a INTO UNLOGGED t",
+            "SELECT 1 AS a INTO t",
+        ] {
+            let judged = Guard::new(Dialect::Postgres, "mine").judge(sql, Phase::Migrate);
+            assert_eq!(judged.map(|_| sql).unwrap_err().code, "42501", "{sql}");
+        }
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! Where writes go: one transaction for a projection's rows, its dead letters and its checkpoint.
 //!
 //! Read in this order: [`value`] is what SQL takes and gives; [`checkpoint`] is how far a partition is, and the
-//! epoch that fences it; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
+//! epoch that fences it; [`claim`] who may work on it, and how it comes to the next; [`heartbeat`] a worker's sign of
+//! life; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
 //! [`guard`] judges a projection's SQL before it gets there; [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied; [`overview`] reads
 //! all checkpoints for `status`.
 
 pub mod checkpoint;
+pub mod claim;
 pub mod dead_letter;
 pub mod guard;
+pub mod heartbeat;
 pub mod overview;
 pub mod postgres;
 pub mod sqlite;
@@ -20,6 +23,8 @@ use tokio::runtime::Handle;
 
 use crate::database::{DatabaseError, DatabaseUrl, Postgres};
 use checkpoint::Slot;
+use claim::Holder;
+use heartbeat::Heartbeat;
 use store::{Claim, ClaimError};
 
 /// A database that holds read models. Cheap to clone.
@@ -27,8 +32,8 @@ use store::{Claim, ClaimError};
 pub enum ReadModel {
     /// A schema a projection.
     Postgres(Postgres),
-    /// A file a projection, beside this one.
-    Sqlite(std::path::PathBuf, Handle),
+    /// A file a projection, beside this one, and the lock files that this process holds.
+    Sqlite(std::path::PathBuf, Handle, sqlite::Locks),
 }
 
 impl ReadModel {
@@ -37,7 +42,7 @@ impl ReadModel {
     pub fn new(url: &DatabaseUrl, runtime: &Handle) -> Self {
         match url {
             DatabaseUrl::Postgres(options) => Self::Postgres(Postgres::new(options, runtime.clone())),
-            DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone(), runtime.clone()),
+            DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone(), runtime.clone(), sqlite::Locks::default()),
         }
     }
 
@@ -48,19 +53,43 @@ impl ReadModel {
     pub fn check(&self) -> Result<(), DatabaseError> {
         match self {
             Self::Postgres(database) => postgres::check(database),
-            Self::Sqlite(base, _) => sqlite::check(base),
+            Self::Sqlite(base, ..) => sqlite::check(base),
         }
     }
 
     /// Claims a partition of a projection for `owner`: a claim outlives no connection and no process, and raises
-    /// the epoch, so that whoever held it before cannot commit any more.
+    /// the epoch, so that whoever held it before cannot commit any more. Where the projection has checkpoints for
+    /// another number of partitions and nobody works on those, they are replaced first ([`crate::partition::lineage`]).
     ///
     /// # Errors
-    /// When somebody holds it, its projection runs with another number of partitions, or the database fails.
+    /// When somebody holds it, or the database fails.
     pub fn claim(&self, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
         match self {
             Self::Postgres(database) => postgres::PostgresStore::claim(database, slot, owner),
-            Self::Sqlite(base, runtime) => sqlite::SqliteStore::claim(base, slot, owner, runtime),
+            Self::Sqlite(base, runtime, locks) => sqlite::SqliteStore::claim(base, slot, owner, runtime, locks),
+        }
+    }
+
+    /// Replaces a worker that gives no sign of life, though its connection or its process is still there: from now on
+    /// its claim is over, and what it may try to commit is refused. Says whether it was still the last to claim.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn depose(&self, holder: &Holder, by: &str) -> Result<bool, DatabaseError> {
+        match self {
+            Self::Postgres(database) => postgres::depose(database, holder, by),
+            Self::Sqlite(base, runtime, _) => sqlite::depose(base, holder, by, runtime),
+        }
+    }
+
+    /// Gives a sign of life of `owner`, until what is returned is dropped.
+    ///
+    /// # Errors
+    /// When the system has no thread for it.
+    pub fn beat(&self, owner: &str) -> std::io::Result<Heartbeat> {
+        match self {
+            Self::Postgres(database) => postgres::beat(database.clone(), owner),
+            Self::Sqlite(_, _, locks) => sqlite::beat(locks.clone()),
         }
     }
 }

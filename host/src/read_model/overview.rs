@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use tokio::runtime::Handle;
+
 use super::ReadModel;
-use super::checkpoint::{Checkpoint, Epoch, Slot};
+use super::checkpoint::{Checkpoint, Epoch, Slot, Term};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, sqlite};
 use crate::event::Position;
 use crate::partition::Partition;
+use crate::partition::lineage::Lineage;
 use crate::timestamp;
 
 /// One projection.
@@ -31,35 +36,23 @@ impl ReadModel {
     pub fn overview(&self) -> Result<Vec<Overview>, DatabaseError> {
         match self {
             Self::Postgres(database) => database.block_on(postgres(database)),
-            Self::Sqlite(base, _) => in_files(base),
+            Self::Sqlite(base, runtime, _) => in_files(base, runtime),
         }
     }
 }
 
-/// A row of the checkpoints table: projection, total, key, position, epoch, owner, events, version, digest, time.
-type Row = (String, i32, i32, i64, i64, String, i64, i32, String, i64);
-
-/// A row as a checkpoint. The database checks that a key is below its total.
-fn checkpoint(row: Row) -> (String, Checkpoint) {
-    let (projection, total, key, position, epoch, owner, events, version, digest, updated_at) = row;
-    let checkpoint = Checkpoint {
-        partition: Partition::new(key.unsigned_abs(), total.unsigned_abs()).unwrap_or(Partition::WHOLE),
-        position: Position::from_sql(position),
-        epoch: Epoch(epoch),
-        owner,
-        running: false,
-        events_applied: events.unsigned_abs(),
-        plugin_version: version.unsigned_abs(),
-        plugin_digest: digest,
-        updated_at,
-    };
-    (projection, checkpoint)
+/// A row of the checkpoints table, of which the lineage is a JSON text on both databases.
+struct Row {
+    /// Whose.
+    projection: String,
+    /// The rest; its `running` is not known yet.
+    checkpoint: Checkpoint,
 }
 
 /// Puts the checkpoints of a projection together; they come sorted.
 fn gather(rows: Vec<Row>) -> Vec<Overview> {
     let mut all: Vec<Overview> = Vec::new();
-    for (projection, checkpoint) in rows.into_iter().map(checkpoint) {
+    for Row { projection, checkpoint } in rows {
         match all.last_mut() {
             Some(last) if last.projection == projection => last.checkpoints.push(checkpoint),
             _ => {
@@ -75,14 +68,15 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
     let failed = |error| database.error("reading checkpoints", error);
     let mut connection = database.connect("projectionist status").await?;
     schema::check_postgres(database, &mut connection, Tables::ReadModel).await?;
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT projection, total_partitions, partition_key, position, epoch, owner, events_applied, plugin_version,
-            plugin_digest, (extract(epoch FROM updated_at) * 1000000)::bigint
+            plugin_digest, (extract(epoch FROM updated_at) * 1000000)::bigint, lineage::text, term
          FROM projectionist.checkpoints ORDER BY projection, total_partitions, partition_key",
     )
     .fetch_all(&mut connection)
     .await
     .map_err(failed)?;
+    let rows = rows.iter().map(of_postgres).collect::<Result<_, _>>().map_err(failed)?;
     let letters: Vec<(String, i64, i64)> = sqlx::query_as(
         "SELECT projection, count(*),
             count(DISTINCT (bounded_context, aggregate_type, aggregate_id)) FILTER (WHERE reason <> 'skipped')
@@ -96,7 +90,7 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
     for overview in &mut all {
         for checkpoint in &mut overview.checkpoints {
             let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
-            checkpoint.running = held.contains(&super::postgres::lock_key(&slot));
+            checkpoint.running = held.contains(&super::postgres::lock_key(&slot, checkpoint.term));
         }
     }
     for (projection, dead_letters, parked) in letters {
@@ -108,43 +102,71 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
     Ok(all)
 }
 
+/// A row of Postgres.
+fn of_postgres(row: &PgRow) -> sqlx::Result<Row> {
+    let number = |column| row.try_get::<i32, _>(column).map(i32::unsigned_abs);
+    let lineage: Option<&str> = row.try_get(10)?;
+    let checkpoint = Checkpoint {
+        // The database checks that a key is below its total.
+        partition: Partition::new(number(2)?, number(1)?).unwrap_or(Partition::WHOLE),
+        position: Position::from_sql(row.try_get(3)?),
+        epoch: Epoch(row.try_get(4)?),
+        owner: row.try_get(5)?,
+        term: Term(number(11)?),
+        running: false,
+        lineage: Lineage::parse(lineage).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        events_applied: row.try_get::<i64, _>(6)?.unsigned_abs(),
+        plugin_version: number(7)?,
+        plugin_digest: row.try_get(8)?,
+        updated_at: row.try_get(9)?,
+    };
+    Ok(Row { projection: row.try_get(0)?, checkpoint })
+}
+
+/// A row of SQLite.
+fn of_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    let updated_at: String = row.get(9)?;
+    let lineage: Option<String> = row.get(10)?;
+    let checkpoint = Checkpoint {
+        partition: Partition::new(row.get(2)?, row.get(1)?).unwrap_or(Partition::WHOLE),
+        position: Position::from_sql(row.get(3)?),
+        epoch: Epoch(row.get(4)?),
+        owner: row.get(5)?,
+        term: Term(row.get(11)?),
+        running: false,
+        lineage: Lineage::parse(lineage.as_deref()).map_err(|error| super::sqlite::no_lineage(10, error))?,
+        events_applied: row.get::<_, i64>(6)?.unsigned_abs(),
+        plugin_version: row.get(7)?,
+        plugin_digest: row.get(8)?,
+        updated_at: timestamp::parse(&updated_at).unwrap_or(0),
+    };
+    Ok(Row { projection: row.get(0)?, checkpoint })
+}
+
 /// From the files beside `base`.
-fn in_files(base: &Path) -> Result<Vec<Overview>, DatabaseError> {
+fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseError> {
     let mut all = Vec::new();
     for file in sqlite::projection_files(base)? {
         let connection = sqlite::open_existing(&file.path)?;
-        if schema::check_sqlite(&file.path, &connection, Tables::ReadModel).is_err() {
+        match schema::check_sqlite(&file.path, &connection, Tables::ReadModel) {
+            Ok(()) => {}
+            Err(DatabaseError::Outdated { .. }) => schema::migrate_sqlite(&file.path, Tables::ReadModel, runtime)?,
             // A file of that name that is no read model of ours, or one that is being made just now.
-            continue;
+            Err(_) => continue,
         }
         let failed = |source| DatabaseError::Sqlite { path: file.path.clone(), doing: "reading checkpoints", source };
         let read = || -> rusqlite::Result<Vec<Overview>> {
             let mut statement = connection.prepare(
                 "SELECT projection, total_partitions, partition_key, position, epoch, owner, events_applied,
-                    plugin_version, plugin_digest, updated_at
+                    plugin_version, plugin_digest, updated_at, lineage, term
                  FROM _projectionist_checkpoints ORDER BY projection, total_partitions, partition_key",
             )?;
-            let rows = statement.query_map([], |row| {
-                let updated_at: String = row.get(9)?;
-                let updated_at = timestamp::parse(&updated_at).unwrap_or(0);
-                Ok((
-                    row.get(0)?,
-                    row.get(1)?,
-                    row.get(2)?,
-                    row.get(3)?,
-                    row.get(4)?,
-                    row.get(5)?,
-                    row.get(6)?,
-                    row.get(7)?,
-                    row.get(8)?,
-                    updated_at,
-                ))
-            })?;
+            let rows = statement.query_map([], of_sqlite)?;
             let mut overviews = gather(rows.collect::<rusqlite::Result<_>>()?);
             for overview in &mut overviews {
                 for checkpoint in &mut overview.checkpoints {
                     let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
-                    checkpoint.running = super::sqlite::is_held(&file.path, &slot);
+                    checkpoint.running = super::sqlite::is_held(&file.path, &slot, checkpoint.term);
                 }
                 let sql = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT bounded_context, aggregate_type, aggregate_id
                                FROM _projectionist_dead_letters WHERE projection = ?1 AND reason <> 'skipped'))

@@ -6,16 +6,20 @@
 use std::time::Duration;
 
 use super::checkpoint::{Advance, Epoch, Slot};
+use super::claim::Holder;
 use super::dead_letter::{DeadLetter, Parked};
 use super::guard::Judged;
 use super::value::{Dialect, Rowset, SqlError, Value};
 use crate::database::DatabaseError;
 use crate::event::Position;
+use crate::partition::lineage::Lineage;
 
 /// A claimed partition.
 pub struct Claim {
     /// How far it is.
     pub position: Position,
+    /// What is done above `position` since a change of the number of partitions.
+    pub lineage: Lineage,
     /// The number of this claim.
     pub epoch: Epoch,
     /// Which aggregates are parked.
@@ -33,25 +37,26 @@ impl std::fmt::Debug for Claim {
 /// Why a partition could not be claimed.
 #[derive(Debug, thiserror::Error)]
 pub enum ClaimError {
-    /// Somebody works on it.
-    #[error("partition {} of {} is held by {owner}", slot.partition, slot.projection)]
+    /// Somebody works on it, or on partitions of another number of partitions that it would take the place of.
+    #[error("partition {} of {} waits for {}", slot.partition, slot.projection, list(holders))]
     Held {
-        /// Which.
-        slot: Slot,
-        /// Who.
-        owner: String,
-    },
-    /// The projection's checkpoints are for another number of partitions.
-    #[error("{} has checkpoints for {found} partitions, not for {}", slot.projection, slot.partition.total())]
-    OtherTotal {
         /// Which was asked for.
         slot: Slot,
-        /// How many there are.
-        found: u32,
+        /// Who works, and on what. Never empty.
+        holders: Vec<Holder>,
     },
     /// The database fails.
     #[error(transparent)]
     Database(#[from] DatabaseError),
+}
+
+/// Holders for people.
+fn list(holders: &[Holder]) -> String {
+    let mut list: Vec<String> = holders.iter().take(4).map(ToString::to_string).collect();
+    if holders.len() > list.len() {
+        list.push(format!("{} more", holders.len() - list.len()));
+    }
+    list.join(", ")
 }
 
 /// Why a transaction was not committed. It is rolled back.
@@ -66,6 +71,23 @@ pub enum CommitError {
         owner: String,
         /// Their epoch.
         epoch: Epoch,
+    },
+    /// The number of partitions was changed since.
+    #[error("fenced: partition {} of {} is no more: {by} runs another number of partitions", slot.partition, slot.projection)]
+    Retired {
+        /// Which.
+        slot: Slot,
+        /// Who.
+        by: String,
+    },
+    /// A tool of the host has changed the checkpoint: a rebuild has put other tables in place, say. The worker claims
+    /// again.
+    #[error("the checkpoint of partition {} of {} was changed by {by}", slot.partition, slot.projection)]
+    Rewritten {
+        /// Which.
+        slot: Slot,
+        /// By which tool, and whose.
+        by: String,
     },
     /// The projection's tables have another version than the projection that wrote into them.
     #[error(

@@ -2,10 +2,11 @@
 //! can do no harm.
 
 use projectionist_tests::{
-    Cluster, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_for, wait_until,
+    Cluster, Event, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_for, wait_until,
 };
+use serde_json::json;
 
-use crate::sabotage::{catch_up, follow, note, noted, notes};
+use crate::sabotage::{catch_up, follow, note, noted, notes, order};
 
 on_both_databases!(a_second_process_stands_by_and_takes_over_when_the_first_is_killed);
 fn a_second_process_stands_by_and_takes_over_when_the_first_is_killed(setup: &Setup) {
@@ -79,50 +80,112 @@ fn whoever_was_fenced_writes_nothing_and_exits_with_4(setup: &Setup) {
     assert_eq!(setup.position("saboteur"), 1);
 }
 
+/// Events that take their time, and whose rows are written when the batch ends.
+fn ponderings(count: usize) -> Vec<Event> {
+    (0..count).map(|number| order(&format!("p{number}"), json!({"do": "ponder"}))).collect()
+}
+
+on_both_databases!(a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused);
+fn a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused(setup: &Setup) {
+    setup.insert(&[note("a")]);
+    let mut zombie = follow(setup, &[]);
+    wait_until("it works", || noted(setup) == 1);
+    let mut other = follow(setup, &["--stale-after", "3"]);
+    other.wait_for_log("standing by: somebody else works on this partition");
+    setup.insert(&ponderings(30));
+    zombie.wait_for_log("pondering");
+    zombie.freeze();
+    assert_eq!(noted(setup), 1, "frozen in mid-batch");
+    other.wait_for_log("no sign of life: replaced");
+    wait_until("the other has applied the batch", || noted(setup) == 31);
+    let takeover = setup.checkpoints("saboteur").remove(0);
+    assert!(takeover.owner.ends_with(&format!("/{}", other.pid())), "{takeover:?}");
+    zombie.thaw();
+    let error = format!(
+        "fenced: partition 0 of 1 of saboteur was taken over by {}, epoch {}\n\
+         hint: nothing was written by this process since",
+        takeover.owner, takeover.epoch
+    );
+    zombie.wait().failed(4, &error);
+    // The partition has another lock now, and whoever comes next stands by for its holder.
+    let mut third = follow(setup, &[]);
+    third.wait_for_log(&takeover.owner);
+    other.kill();
+    setup.insert(&[note("b")]);
+    wait_until("the third has taken over", || noted(setup) == 32);
+    third.terminate();
+    third.wait().success();
+    assert_eq!(setup.events_applied("saboteur"), 32);
+    let twice = "SELECT count(*) - count(DISTINCT position) FROM notes";
+    assert_eq!(setup.rows("saboteur", twice), [["0"]]);
+}
+
+on_both_databases!(whoever_works_is_not_replaced_however_long_its_batch_takes);
+fn whoever_works_is_not_replaced_however_long_its_batch_takes(setup: &Setup) {
+    // Some seconds in one batch, more than the other would wait for a sign of life.
+    setup.insert(&ponderings(100));
+    let mut busy = follow(setup, &[]);
+    busy.wait_for_log("pondering");
+    let other = follow(setup, &["--stale-after", "3"]);
+    wait_until("the batch is applied", || noted(setup) == 100);
+    let claim = setup.checkpoints("saboteur").remove(0);
+    assert!(claim.owner.ends_with(&format!("/{}", busy.pid())), "{claim:?}");
+    assert_eq!(claim.epoch, 1);
+    for host in [busy, other] {
+        host.terminate();
+        host.wait().success();
+    }
+}
+
 #[test]
-fn a_frozen_worker_that_wakes_up_after_a_takeover_doubles_nothing() {
+fn a_worker_frozen_within_a_transaction_keeps_no_rows_from_the_one_that_replaces_it() {
     let setup = Setup::new(Kind::Postgres);
     setup.insert(&[note("a")]);
     let mut zombie = follow(&setup, &[]);
     wait_until("it works", || noted(&setup) == 1);
+    let mut other = follow(&setup, &["--stale-after", "3"]);
+    other.wait_for_log("standing by");
+    // The query sends what was kept: the row of `b` is written, and not committed.
+    let count = order("b", json!({"do": "note_count"}));
+    setup.insert(&[vec![note("b"), count], ponderings(30)].concat());
+    zombie.wait_for_log("pondering");
     zombie.freeze();
-    setup.insert(&[note("b")]);
-    // Its session holds the claim for as long as the server keeps it; a server that has lost a client ends it.
-    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-               WHERE datname = current_database() AND application_name = 'projectionist saboteur 0 of 1'";
-    assert_eq!(setup.connect().value(end), "1");
-    let other = follow(&setup, &[]);
-    wait_until("another has taken over", || noted(&setup) == 2);
+    wait_until("the other has applied the batch", || noted(&setup) == 33);
     zombie.thaw();
+    // Its session was ended, so it is one that has lost its connection, and of use again.
     zombie.wait_for_log("standing by");
-    setup.insert(&[note("c")]);
-    wait_until("the other works", || noted(&setup) == 3);
-    // And it is of use again.
     other.kill();
-    setup.insert(&[note("d")]);
-    wait_until("the former zombie works", || noted(&setup) == 4);
+    setup.insert(&[note("c")]);
+    wait_until("the former zombie works", || noted(&setup) == 34);
     zombie.terminate();
     zombie.wait().success();
-    assert_eq!(notes(&setup), [["a", "1"], ["b", "1"], ["c", "1"], ["d", "1"]]);
-    let checkpoint = setup.checkpoints("saboteur").remove(0);
-    assert_eq!((checkpoint.events_applied, checkpoint.epoch), (4, 3));
+    assert_eq!(setup.events_applied("saboteur"), 34);
 }
 
 #[test]
-fn a_frozen_worker_on_sqlite_keeps_its_partition_until_it_is_gone() {
-    let setup = Setup::new(Kind::Sqlite);
+fn a_worker_whose_connection_is_lost_is_replaced_by_the_one_that_stands_by() {
+    let setup = Setup::new(Kind::Postgres);
     setup.insert(&[note("a")]);
-    let frozen = follow(&setup, &[]);
+    let mut first = follow(&setup, &[]);
     wait_until("it works", || noted(&setup) == 1);
-    frozen.freeze();
-    let mut other = follow(&setup, &[]);
-    other.wait_for_log("standing by");
+    first.freeze();
+    let mut second = follow(&setup, &["--stale-after", "0"]);
+    second.wait_for_log("standing by");
+    let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+               WHERE datname = current_database() AND application_name = 'projectionist saboteur 0 of 1'
+                 AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
+    assert_eq!(setup.connect().value(end), "1");
     setup.insert(&[note("b")]);
-    frozen.kill();
-    wait_until("the other has taken over", || noted(&setup) == 2);
-    other.terminate();
-    other.wait().success();
-    assert_eq!(notes(&setup), [["a", "1"], ["b", "1"]]);
+    wait_until("the second has taken over", || noted(&setup) == 2);
+    first.thaw();
+    first.wait_for_log("standing by");
+    second.kill();
+    setup.insert(&[note("c")]);
+    wait_until("the first is of use again", || noted(&setup) == 3);
+    first.terminate();
+    first.wait().success();
+    assert_eq!(notes(&setup), [["a", "1"], ["b", "1"], ["c", "1"]]);
+    assert_eq!(setup.events_applied("saboteur"), 3);
 }
 
 #[test]
@@ -144,6 +207,43 @@ fn a_server_that_restarts_is_waited_for() {
         host.terminate();
         host.wait().success();
         assert_eq!(notes(&setup), [["a", "1"], ["b", "1"]]);
+    }
+}
+
+#[test]
+fn a_server_that_restarts_under_load_costs_no_event_and_doubles_none() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    // A transaction an event, so that each restart hits all four workers on their way.
+    let hosts = ["0", "2"].map(|key| {
+        let partitions = ["--partition-key", key, "--workers", "2", "--total-partitions", "4"];
+        follow(&setup, &[&partitions[..], &["--batch-size", "1"]].concat())
+    });
+    let (mut total, mut restarts) = (0, 0);
+    for mode in ["fast", "immediate", "immediate", "fast"] {
+        let before = noted(&setup);
+        let events: Vec<_> = (0..400).map(|number| note(&format!("a{}", number % 40))).collect();
+        setup.insert(&events);
+        total += events.len() as u64;
+        wait_until("the events are on their way", || noted(&setup) > before + 40);
+        cluster.stop(mode);
+        cluster.resume();
+        assert!(noted(&setup) < total, "all was done before the server stopped");
+        restarts += 1;
+        let again = |setup: &Setup| setup.checkpoints("saboteur").iter().all(|claim| claim.epoch > restarts);
+        wait_until("every worker has claimed its partition again", || again(&setup));
+    }
+    wait_until("all events are applied", || noted(&setup) == total);
+    assert_eq!(setup.events_applied("saboteur"), total);
+    let checkpoints = setup.checkpoints("saboteur");
+    assert!(checkpoints.iter().all(|checkpoint| checkpoint.events_applied > 0), "each worked: {checkpoints:?}");
+    let disorder = "SELECT count(*) FROM notes AS n WHERE n.note::int <>
+                        (SELECT count(*) FROM notes AS m WHERE m.aggregate = n.aggregate AND m.position <= n.position)";
+    assert_eq!(setup.rows("saboteur", disorder), [["0"]]);
+    for host in hosts {
+        assert!(host.log().contains("will try again; nothing is lost"), "{}", host.log());
+        host.terminate();
+        host.wait().success();
     }
 }
 

@@ -19,5 +19,7 @@ mod live;
 mod partitions;
 mod plugins;
 mod reload;
+mod rescale;
 mod sabotage;
 mod status;
+mod upgrade;

@@ -1,19 +1,22 @@
-//! Claiming a partition in a Postgres read model.
+//! Claiming a partition in a Postgres read model: see [`super::super::claim`] for the rules.
 //!
 //! Who works on a partition holds an advisory lock in the session that also writes for it. The lock ends with
 //! the session: when the process dies, when its connection is lost, when the server restarts.
 
 use std::hash::Hasher as _;
 
+use fnv::FnvHashSet;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
-use super::super::checkpoint::{Epoch, Slot};
+use super::super::checkpoint::{Epoch, Slot, Term};
+use super::super::claim::{Found, Holder, Plan, Replacement, UNNAMED};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
 use super::{PostgresStore, quote_identifier};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
 use crate::event::Position;
+use crate::partition::lineage::Lineage;
 
 /// Sees that the database is there and migrated.
 ///
@@ -37,38 +40,53 @@ impl PostgresStore {
         let failed = |source| database.error("claiming a partition", source);
         database.block_on(async {
             let application = format!("projectionist {} {}", slot.projection, slot.partition);
-            let mut connection = database.connect(&application).await?;
-            let locked: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-                .bind(lock_key(slot))
-                .fetch_one(&mut connection)
-                .await
-                .map_err(failed)?;
-            if !locked {
-                let owner = recorded_owner(&mut connection, slot).await.map_err(failed)?;
-                connection.close().await.ok();
-                return Err(ClaimError::Held { slot: slot.clone(), owner });
+            let mut term = Term::default();
+            loop {
+                let mut connection = database.connect(&application).await?;
+                term = recorded_term(&mut connection, slot).await.map_err(failed)?.unwrap_or(term);
+                if !try_lock(&mut connection, lock_key(slot, term)).await.map_err(failed)? {
+                    let holder = holder(&mut connection, slot).await.map_err(failed)?;
+                    connection.close().await.ok();
+                    return Err(ClaimError::Held { slot: slot.clone(), holders: vec![holder] });
+                }
+                settle(&mut connection, slot).await.map_err(failed)?;
+                let claimed = match write_claim(&mut connection, slot, owner, term).await.map_err(failed)? {
+                    Written::Claimed(claimed) => claimed,
+                    // The lock that was free is not the one that counts; with the session it is let go.
+                    Written::OtherTerm(other) => {
+                        connection.close().await.ok();
+                        term = other;
+                        continue;
+                    }
+                    Written::Held(holders) => {
+                        connection.close().await.ok();
+                        return Err(ClaimError::Held { slot: slot.clone(), holders });
+                    }
+                };
+                let Claimed { position, epoch, lineage } = claimed;
+                let parked = parked(&mut connection, slot).await.map_err(failed)?;
+                prepare_advance(&mut connection, slot, epoch, &lineage).await.map_err(failed)?;
+                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch);
+                return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
             }
-            settle(&mut connection, slot).await.map_err(failed)?;
-            let (position, epoch) = raise_epoch(&mut connection, slot, owner).await.map_err(|error| match error {
-                Refused::OtherTotal(found) => ClaimError::OtherTotal { slot: slot.clone(), found },
-                Refused::Failed(error) => failed(error).into(),
-            })?;
-            let parked = parked(&mut connection, slot).await.map_err(failed)?;
-            prepare_advance(&mut connection, slot, epoch).await.map_err(failed)?;
-            let store = Self::new(database.clone(), connection, slot.clone(), position, epoch);
-            Ok(Claim { position, epoch, parked, store: Box::new(store) })
         })
     }
 }
 
-/// The advisory lock of a partition: 64 bits of its name, so that it collides with nobody's by accident.
-pub(in super::super) fn lock_key(slot: &Slot) -> i64 {
+/// The advisory lock of a partition in a term: 64 bits of its name, so that it collides with nobody's by accident.
+pub(in super::super) fn lock_key(slot: &Slot, term: Term) -> i64 {
     let mut hasher = fnv::FnvHasher::default();
     hasher.write(b"projectionist claim\0");
     hasher.write(slot.projection.as_bytes());
     hasher.write(&slot.partition.total().to_be_bytes());
     hasher.write(&slot.partition.key().to_be_bytes());
+    hasher.write(&term.0.to_be_bytes());
     hasher.finish().cast_signed()
+}
+
+/// Takes a lock for this session, if it is free.
+async fn try_lock(connection: &mut PgConnection, key: i64) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(connection).await
 }
 
 /// The advisory lock under which the workers of a projection take turns.
@@ -102,10 +120,10 @@ async fn settle(connection: &mut PgConnection, slot: &Slot) -> Result<(), sqlx::
     sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop)
 }
 
-/// Who holds the partition, as far as its row says.
-async fn recorded_owner(connection: &mut PgConnection, slot: &Slot) -> Result<String, sqlx::Error> {
-    let owner: Option<String> = sqlx::query_scalar(
-        "SELECT owner FROM projectionist.checkpoints
+/// Which lock stands for the partition, if it has a row.
+async fn recorded_term(connection: &mut PgConnection, slot: &Slot) -> Result<Option<Term>, sqlx::Error> {
+    let term: Option<i32> = sqlx::query_scalar(
+        "SELECT term FROM projectionist.checkpoints
          WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3",
     )
     .bind(&slot.projection)
@@ -113,64 +131,188 @@ async fn recorded_owner(connection: &mut PgConnection, slot: &Slot) -> Result<St
     .bind(slot.partition.key().cast_signed())
     .fetch_optional(connection)
     .await?;
-    Ok(owner.unwrap_or_else(|| "another process".to_owned()))
+    Ok(term.map(|term| Term(term.unsigned_abs())))
 }
 
-/// Why a claim was not written.
-enum Refused {
-    /// There are rows for another number of partitions.
-    OtherTotal(u32),
-    /// The connection fails.
-    Failed(sqlx::Error),
+/// Who holds the partition, as far as its row says.
+async fn holder(connection: &mut PgConnection, slot: &Slot) -> Result<Holder, sqlx::Error> {
+    let row: Option<(String, i64, Option<i64>)> = sqlx::query_as(
+        "SELECT owner, epoch, beat FROM projectionist.checkpoints LEFT JOIN projectionist.workers USING (owner)
+         WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3 AND owner <> ''",
+    )
+    .bind(&slot.projection)
+    .bind(slot.partition.total().cast_signed())
+    .bind(slot.partition.key().cast_signed())
+    .fetch_optional(connection)
+    .await?;
+    let slot = slot.clone();
+    Ok(match row {
+        Some((owner, epoch, beat)) => {
+            Holder { slot, owner, epoch: Some(Epoch(epoch)), beat: beat.map(i64::unsigned_abs) }
+        }
+        None => Holder { slot, owner: UNNAMED.to_owned(), epoch: None, beat: None },
+    })
 }
 
-impl From<sqlx::Error> for Refused {
-    fn from(error: sqlx::Error) -> Self {
-        Self::Failed(error)
-    }
+/// What a claim found out.
+enum Written {
+    /// The partition is ours.
+    Claimed(Claimed),
+    /// Another lock stands for it than the one that we hold.
+    OtherTerm(Term),
+    /// Others work on partitions that this one would take the place of.
+    Held(Vec<Holder>),
 }
 
-/// Writes the claim.
-async fn raise_epoch(connection: &mut PgConnection, slot: &Slot, owner: &str) -> Result<(Position, Epoch), Refused> {
-    let mut transaction = connection.begin().await?;
-    // Workers of one projection claim one after the other, so that two that start with different totals cannot both
-    // find nothing of the other.
+/// A claim that was written.
+struct Claimed {
+    /// How far the partition is.
+    position: Position,
+    /// What is done above.
+    lineage: Lineage,
+    /// The claim.
+    epoch: Epoch,
+}
+
+/// Locks the row of a projection until the transaction ends: its claims run one after the other.
+pub(super) async fn lock_projection(connection: &mut PgConnection, projection: &str) -> Result<(), sqlx::Error> {
     sqlx::query(
         "INSERT INTO projectionist.projections (projection, schema_version) VALUES ($1, 0) ON CONFLICT DO NOTHING",
     )
-    .bind(&slot.projection)
-    .execute(&mut *transaction)
+    .bind(projection)
+    .execute(&mut *connection)
     .await?;
     sqlx::query("SELECT 1 FROM projectionist.projections WHERE projection = $1 FOR UPDATE")
-        .bind(&slot.projection)
-        .execute(&mut *transaction)
-        .await?;
-    let (key, total) = (slot.partition.key().cast_signed(), slot.partition.total().cast_signed());
-    let other: Option<i32> = sqlx::query_scalar(
-        "SELECT total_partitions FROM projectionist.checkpoints WHERE projection = $1 AND total_partitions <> $2 LIMIT 1",
-    )
-    .bind(&slot.projection)
-    .bind(total)
-    .fetch_optional(&mut *transaction)
-    .await?;
-    if let Some(other) = other {
-        return Err(Refused::OtherTotal(other.cast_unsigned()));
+        .bind(projection)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+/// Writes the claim, holding the lock of `term`.
+async fn write_claim(
+    connection: &mut PgConnection,
+    slot: &Slot,
+    owner: &str,
+    term: Term,
+) -> Result<Written, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    lock_projection(&mut transaction, &slot.projection).await?;
+    let found = found(&mut transaction, &slot.projection, Reading::Keeping).await?;
+    let counts = match Plan::new(slot.partition, found) {
+        Plan::Claim { term } => term,
+        Plan::Replace(replacement) => {
+            let holders = holders(&mut transaction, &slot.projection, &replacement).await?;
+            if !holders.is_empty() {
+                return Ok(Written::Held(holders));
+            }
+            // Once more, as they are deleted: nobody works on them, but what somebody sent before may have come in.
+            let found = found_and_deleted(&mut transaction, &slot.projection).await?;
+            let Plan::Replace(replacement) = Plan::new(slot.partition, found) else {
+                return Err(sqlx::Error::Protocol("the checkpoints changed under the projection's lock".into()));
+            };
+            replace(&mut transaction, slot, &replacement).await?;
+            replacement.term
+        }
+    };
+    if counts != term {
+        transaction.commit().await?;
+        return Ok(Written::OtherTerm(counts));
     }
-    let (position, epoch): (i64, i64) = sqlx::query_as(
+    let (position, epoch, lineage): (i64, i64, Option<String>) = sqlx::query_as(
         "INSERT INTO projectionist.checkpoints AS c (projection, total_partitions, partition_key, epoch, owner)
          VALUES ($1, $2, $3, 1, $4)
          ON CONFLICT (projection, total_partitions, partition_key)
          DO UPDATE SET epoch = c.epoch + 1, owner = excluded.owner, updated_at = now()
-         RETURNING position, epoch",
+         RETURNING position, epoch, lineage::text",
     )
     .bind(&slot.projection)
-    .bind(total)
-    .bind(key)
+    .bind(slot.partition.total().cast_signed())
+    .bind(slot.partition.key().cast_signed())
     .bind(owner)
     .fetch_one(&mut *transaction)
     .await?;
+    let lineage = Lineage::parse(lineage.as_deref()).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    // So that a process which freezes before its first beat can be told from one that never gives a sign of life.
+    sqlx::query("INSERT INTO projectionist.workers (owner) VALUES ($1) ON CONFLICT DO NOTHING")
+        .bind(owner)
+        .execute(&mut *transaction)
+        .await?;
     transaction.commit().await?;
-    Ok((Position::from_sql(position), Epoch(epoch)))
+    Ok(Written::Claimed(Claimed { position: Position::from_sql(position), lineage, epoch: Epoch(epoch) }))
+}
+
+/// Whether checkpoints are read or taken away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    /// They stay.
+    Keeping,
+    /// They go.
+    Deleting,
+}
+
+/// The checkpoints of a projection.
+async fn found(connection: &mut PgConnection, projection: &str, how: Reading) -> Result<Vec<Found>, sqlx::Error> {
+    const COLUMNS: &str = "total_partitions, partition_key, position, epoch, lineage::text, events_applied, owner, term, \
+                           plugin_version, plugin_digest";
+    let sql = match how {
+        Reading::Keeping => format!("SELECT {COLUMNS} FROM projectionist.checkpoints WHERE projection = $1"),
+        Reading::Deleting => format!("DELETE FROM projectionist.checkpoints WHERE projection = $1 RETURNING {COLUMNS}"),
+    };
+    type Row = (i32, i32, i64, i64, Option<String>, i64, String, i32, i32, String);
+    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql)).bind(projection).fetch_all(connection).await?;
+    let found = |row: Row| {
+        let (total, key, position, epoch, lineage, applied, owner, term, version, digest) = row;
+        let (total, key, term) = (total.unsigned_abs(), key.unsigned_abs(), term.unsigned_abs());
+        Found::new((total, key, position, epoch, lineage, applied, owner, term, version.unsigned_abs(), digest))
+            .map_err(|error| sqlx::Error::Decode(error.into()))
+    };
+    rows.into_iter().map(found).collect()
+}
+
+/// The checkpoints of a projection, which are deleted. A commit that was on its way is waited for, and counts.
+async fn found_and_deleted(connection: &mut PgConnection, projection: &str) -> Result<Vec<Found>, sqlx::Error> {
+    found(connection, projection, Reading::Deleting).await
+}
+
+/// Who works on partitions that are to be replaced.
+async fn holders(
+    connection: &mut PgConnection,
+    projection: &str,
+    replacement: &Replacement,
+) -> Result<Vec<Holder>, sqlx::Error> {
+    let locks: FnvHashSet<i64> = held(connection).await?.into_iter().collect();
+    let beats: Vec<(String, i64)> =
+        sqlx::query_as("SELECT owner, beat FROM projectionist.workers").fetch_all(connection).await?;
+    let beat = |_: &Slot, _: Term, owner: &str| {
+        beats.iter().find(|(beating, _)| beating == owner).map(|(_, beat)| beat.unsigned_abs())
+    };
+    Ok(replacement.holders(projection, |slot, term| locks.contains(&lock_key(slot, term)), beat))
+}
+
+/// Writes the rows of another number of partitions.
+async fn replace(connection: &mut PgConnection, slot: &Slot, replacement: &Replacement) -> Result<(), sqlx::Error> {
+    for row in &replacement.rows {
+        sqlx::query(
+            "INSERT INTO projectionist.checkpoints (projection, total_partitions, partition_key, position, epoch, lineage,
+                 events_applied, term, plugin_version, plugin_digest)
+             VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10)",
+        )
+        .bind(&slot.projection)
+        .bind(row.partition.total().cast_signed())
+        .bind(row.partition.key().cast_signed())
+        .bind(row.position.to_sql())
+        .bind(row.epoch)
+        .bind(row.lineage.to_json())
+        .bind(row.events_applied.cast_signed())
+        .bind(replacement.term.0.cast_signed())
+        .bind(replacement.plugin_version.cast_signed())
+        .bind(&replacement.plugin_digest)
+        .execute(&mut *connection)
+        .await?;
+    }
+    replacement.tell(&slot.projection);
+    Ok(())
 }
 
 /// The parked aggregates of the projection.
@@ -196,20 +338,29 @@ async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sq
 ///
 /// `1 / count(*)` fails where no row was moved, and a failure ends a message before the COMMIT that follows. So
 /// a batch, its checkpoint and its commit are one message: one round trip, and still no commit without the fence.
-async fn prepare_advance(connection: &mut PgConnection, slot: &Slot, epoch: Epoch) -> Result<(), sqlx::Error> {
+async fn prepare_advance(
+    connection: &mut PgConnection,
+    slot: &Slot,
+    epoch: Epoch,
+    lineage: &Lineage,
+) -> Result<(), sqlx::Error> {
+    let projection = slot.projection.replace('\'', "''");
+    let (total, key) = (slot.partition.total(), slot.partition.key());
+    // Facts that the checkpoint has passed say nothing any more.
+    let lineage = match lineage.until() {
+        Position::START => String::new(),
+        until => format!(", lineage = CASE WHEN $1 >= {until} THEN NULL ELSE lineage END"),
+    };
     let prepare = format!(
         "PREPARE projectionist_advance (bigint, bigint, int, text, bigint) AS
          WITH moved AS (
              UPDATE projectionist.checkpoints SET position = $1, events_applied = events_applied + $2,
-                 plugin_version = $3, plugin_digest = $4, updated_at = now()
-             WHERE projection = '{}' AND total_partitions = {} AND partition_key = {} AND epoch = {epoch} AND position = $5
-               AND EXISTS (SELECT FROM projectionist.projections WHERE projection = '{}' AND schema_version = $3)
+                 plugin_version = $3, plugin_digest = $4, updated_at = now(){lineage}
+             WHERE projection = '{projection}' AND total_partitions = {total} AND partition_key = {key}
+               AND epoch = {epoch} AND position = $5
+               AND EXISTS (SELECT FROM projectionist.projections WHERE projection = '{projection}' AND schema_version = $3)
              RETURNING 1)
-         SELECT 1 / count(*) FROM moved",
-        slot.projection.replace('\'', "''"),
-        slot.partition.total(),
-        slot.partition.key(),
-        slot.projection.replace('\'', "''"),
+         SELECT 1 / count(*) FROM moved"
     );
     sqlx::raw_sql(AssertSqlSafe(prepare)).execute(connection).await.map(drop)
 }

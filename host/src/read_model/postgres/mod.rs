@@ -1,6 +1,6 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`statements`] how statements
+//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is replaced, [`statements`] how statements
 //! are prepared and their parameters written, [`decode`] how columns are read.
 
 mod claim;
@@ -8,10 +8,12 @@ mod decode;
 mod literal;
 mod statements;
 mod store;
+mod takeover;
 
 pub use claim::check;
 pub(super) use claim::{held, lock_key};
 pub use store::PostgresStore;
+pub use takeover::{beat, depose};
 
 use super::value::{SqlError, sqlstate};
 

@@ -186,7 +186,12 @@ impl PostgresStore {
             version: version.unsigned_abs(),
         });
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
-        mine.refused(found)
+        let last = sqlx::query_scalar(
+            "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1",
+        )
+        .bind(&self.slot.projection)
+        .fetch_optional(&mut self.connection);
+        mine.refused(found, || self.database.block_on(last).ok().flatten())
     }
 }
 

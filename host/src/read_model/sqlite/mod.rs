@@ -8,8 +8,8 @@ mod claim;
 mod store;
 mod values;
 
-pub use claim::check;
-pub(super) use claim::is_held;
+pub use claim::{Locks, beat, check, depose};
+pub(super) use claim::{is_held, no_lineage};
 pub use store::SqliteStore;
 
 use super::value::{SqlError, sqlstate};

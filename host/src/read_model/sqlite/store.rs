@@ -29,13 +29,15 @@ pub struct SqliteStore {
     /// Whose statement is compiled.
     compiling: Compiling,
     /// Says that this process works on the partition, for as long as it is open.
-    _lock: File,
+    _lock: Arc<File>,
     /// Which partition.
     slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
     /// The claim.
     epoch: Epoch,
+    /// Behind this position, the checkpoint's lineage says nothing any more.
+    known_until: Position,
     /// What results may be.
     limits: StatementLimits,
     /// When the running statement is interrupted.
@@ -77,10 +79,11 @@ impl SqliteStore {
     /// Takes over a connection and its claim.
     pub(super) fn new(
         connection: Connection,
-        lock: File,
+        lock: Arc<File>,
         slot: Slot,
         position: Position,
         epoch: Epoch,
+        known_until: Position,
     ) -> rusqlite::Result<Self> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
@@ -89,7 +92,18 @@ impl SqliteStore {
         connection.progress_handler(STEPS_PER_LOOK, Some(move || seen.has_passed()))?;
         let compiling = Compiling::watch(&connection)?;
         let limits = SqlLimits::default().statement;
-        Ok(Self { connection, compiling, _lock: lock, slot, position, epoch, limits, deadline, begin_pending: false })
+        Ok(Self {
+            connection,
+            compiling,
+            _lock: lock,
+            slot,
+            position,
+            epoch,
+            known_until,
+            limits,
+            deadline,
+            begin_pending: false,
+        })
     }
 
     /// Says BEGIN if it has not been said. Only now, so that a guest that computes first, or folds in memory, does
@@ -165,7 +179,9 @@ impl SqliteStore {
             },
         );
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
-        mine.refused(found.ok())
+        let last = "SELECT owner FROM _projectionist_checkpoints WHERE projection = ?1
+                    ORDER BY (owner = ''), updated_at DESC LIMIT 1";
+        mine.refused(found.ok(), || self.connection.query_row(last, [&self.slot.projection], |row| row.get(0)).ok())
     }
 }
 
@@ -278,7 +294,8 @@ impl Store for SqliteStore {
         let moved = self.ensure_begun().and_then(|()| {
             self.host(
                 "UPDATE _projectionist_checkpoints SET position = ?1, events_applied = events_applied + ?2,
-                     plugin_version = ?3, plugin_digest = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now')
+                     plugin_version = ?3, plugin_digest = ?4, updated_at = strftime('%Y-%m-%dT%H:%M:%f000Z', 'now'),
+                     lineage = CASE WHEN ?1 >= ?10 THEN NULL ELSE lineage END
                  WHERE projection = ?5 AND total_partitions = ?6 AND partition_key = ?7 AND epoch = ?8 AND position = ?9
                    AND EXISTS (SELECT 1 FROM _projectionist_projections WHERE projection = ?5 AND schema_version = ?3)",
                 params![
@@ -291,6 +308,7 @@ impl Store for SqliteStore {
                     self.slot.partition.key(),
                     self.epoch.0,
                     self.position.to_sql(),
+                    self.known_until.to_sql(),
                 ],
             )
         });

@@ -17,6 +17,8 @@ struct Saboteur {
     folded: BTreeMap<String, i64>,
     /// Memory that this instance never gives back.
     hoard: Vec<Vec<u8>>,
+    /// Events of this batch whose note `flush` writes: position and aggregate.
+    pondered: Vec<(u64, String)>,
     /// Whether the next `flush` has to fail.
     fails_in_flush: bool,
 }
@@ -48,6 +50,8 @@ enum Order {
         /// The line.
         message: String,
     },
+    /// Says so in the log, computes for a while, and leaves its note to `flush`.
+    Ponder,
     /// Fails transiently for as long as `switches` has no row of this name.
     FailUntil {
         /// The name.
@@ -122,7 +126,14 @@ impl Projection for Saboteur {
 
     fn handle(&mut self, tx: &Transaction, event: &Event) -> Result<(), Failure> {
         self.seen += 1;
-        let note = self.obey(tx, event.payload()?)?;
+        let order = event.payload()?;
+        if matches!(order, Order::Ponder) {
+            log::info!("pondering");
+            ponder();
+            self.pondered.push((event.position(), event.aggregate_id().to_owned()));
+            return Ok(());
+        }
+        let note = self.obey(tx, order)?;
         let note = note.unwrap_or_else(|| event.aggregate_version().to_string());
         tx.execute("INSERT INTO notes VALUES ($1, $2, $3)", params![event.position(), event.aggregate_id(), note])?;
         Ok(())
@@ -131,6 +142,9 @@ impl Projection for Saboteur {
     fn flush(&mut self, tx: &Transaction) -> Result<(), Failure> {
         if self.fails_in_flush {
             return Err(Failure::permanent("told to fail in flush"));
+        }
+        for (position, aggregate) in std::mem::take(&mut self.pondered) {
+            tx.execute("INSERT INTO notes VALUES ($1, $2, 'pondered')", params![position, aggregate])?;
         }
         for (name, amount) in std::mem::take(&mut self.folded) {
             tx.execute(
@@ -147,7 +161,7 @@ impl Saboteur {
     /// Does what it is told; gives what to note, if not the event's version.
     fn obey(&mut self, tx: &Transaction, order: Order) -> Result<Option<String>, Failure> {
         match order {
-            Order::Note => {}
+            Order::Note | Order::Ponder => {}
             Order::NoteSeen => return Ok(Some(self.seen.to_string())),
             Order::NoteSetting { key } => return Ok(Some(config::get(&key).unwrap_or_else(|| "unset".to_owned()))),
             Order::NoteCount => {
@@ -183,6 +197,13 @@ impl Saboteur {
             Order::Swallow { sql } => drop(tx.query(&sql, params![])),
         }
         Ok(None)
+    }
+}
+
+/// Some 50 milliseconds, far below the deadline of a call.
+fn ponder() {
+    for number in 0..50_000_000_u64 {
+        std::hint::black_box(number);
     }
 }
 

@@ -1,0 +1,81 @@
+//! A newer host on the tables of an older one: a server is migrated by its operator, a file by the host itself, and
+//! either goes on where the older host stopped.
+
+use std::path::PathBuf;
+
+use projectionist_tests::{Kind, Setup, on_both_databases};
+
+use crate::sabotage::{catch_up, note, notes};
+
+/// The migrations of the read model's, or the events', tables.
+fn migrations(kind: &str, tables: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "..", "migrations", kind, tables].iter().collect()
+}
+
+/// The version of the newest of them, which is the same on both databases.
+pub(crate) fn newest_migration(tables: &str) -> usize {
+    let count = |kind| std::fs::read_dir(migrations(kind, tables)).expect("the migrations").count();
+    assert_eq!(count("postgres"), count("sqlite"));
+    count("postgres")
+}
+
+/// Puts the read model's own tables back to what the first version of the host made, with the checkpoint in them.
+fn downgrade(setup: &Setup) {
+    let kind = setup.read_model().kind();
+    let (folder, bookkeeping) = match kind {
+        Kind::Postgres => ("postgres", "projectionist._migrations_read_model"),
+        Kind::Sqlite => ("sqlite", "_projectionist_migrations"),
+    };
+    let mut connection = setup.read_model().connect_to("saboteur");
+    let checkpoints = setup.own_table("checkpoints");
+    let projections = setup.own_table("projections");
+    let columns = "projection, total_partitions, partition_key, position, epoch, owner, events_applied, plugin_version, \
+                   plugin_digest";
+    connection.execute(&format!("CREATE TABLE kept_checkpoints AS SELECT {columns} FROM {checkpoints}"));
+    connection
+        .execute(&format!("CREATE TABLE kept_projections AS SELECT projection, schema_version FROM {projections}"));
+    let tables = match kind {
+        Kind::Postgres => {
+            "SELECT format('DROP TABLE projectionist.%I CASCADE', tablename) FROM pg_tables
+             WHERE schemaname = 'projectionist' AND tablename NOT LIKE '%migrations%'"
+        }
+        Kind::Sqlite => {
+            "SELECT 'DROP ' || type || ' ' || name FROM sqlite_master
+             WHERE type IN ('table', 'view') AND (name LIKE '@_projectionist@_%' ESCAPE '@' OR name = 'projection_checkpoints')
+               AND name <> '_projectionist_migrations' ORDER BY type DESC"
+        }
+    };
+    for drop in connection.rows(tables) {
+        connection.execute(&drop[0]);
+    }
+    let first = migrations(folder, "read_model").join("0001_checkpoints.sql");
+    connection.execute(&std::fs::read_to_string(first).expect("the first migration"));
+    connection.execute(&format!("DELETE FROM {bookkeeping} WHERE version > 1"));
+    connection.execute(&format!("INSERT INTO {checkpoints} ({columns}) SELECT * FROM kept_checkpoints"));
+    connection
+        .execute(&format!("INSERT INTO {projections} (projection, schema_version) SELECT * FROM kept_projections"));
+    connection.execute("DROP TABLE kept_checkpoints; DROP TABLE kept_projections");
+}
+
+on_both_databases!(tables_of_an_older_host_are_brought_up_and_work_goes_on_where_it_stopped);
+fn tables_of_an_older_host_are_brought_up_and_work_goes_on_where_it_stopped(setup: &Setup) {
+    setup.insert(&[note("a"), note("b")]);
+    catch_up(setup, &[]).success();
+    downgrade(setup);
+    setup.insert(&[note("a")]);
+    if setup.read_model().kind() == Kind::Postgres {
+        let error = format!(
+            "the read model tables of {} are at version 1, and this host works with version {}\n\
+             hint: run `host migrate` with the same database URLs",
+            setup.read_model().shown(),
+            newest_migration("read_model")
+        );
+        catch_up(setup, &[]).failed(2, &error);
+        setup.run(["status"]).failed(2, &error);
+        setup.run(["migrate"]).success();
+    }
+    setup.run(["status"]).success();
+    catch_up(setup, &[]).success();
+    assert_eq!(notes(setup), [["a", "1"], ["b", "1"], ["a", "2"]]);
+    assert_eq!(setup.events_applied("saboteur"), 3);
+}
