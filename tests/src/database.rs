@@ -100,9 +100,9 @@ impl Database {
     /// What the database said when there is none.
     pub fn try_connect(&self) -> Result<Connection, String> {
         match self {
-            Self::Postgres(fresh) => postgres::Session::try_open(fresh.url())
-                .map(Connection::Postgres)
-                .map_err(|error| error.to_string()),
+            Self::Postgres(fresh) => {
+                postgres::Session::try_open(fresh.url()).map(Connection::Postgres).map_err(|error| error.to_string())
+            }
             Self::Sqlite(path) => Connection::try_open_file(path).map_err(|error| error.to_string()),
         }
     }

@@ -85,8 +85,8 @@ const ALL: [Fault; 17] = [
 /// How often dead letters are retried; 0 while there is no `host dlq`.
 pub const RETRY: u64 = 0;
 
-/// How often the number of partitions changes, in each of two ways; 0 while hosts refuse it.
-pub const RESCALE: u64 = 0;
+/// How often the number of partitions changes, in each of two ways.
+pub const RESCALE: u64 = 4;
 
 /// The faults of a seed: each with the pause before it and a stream of its own.
 #[derive(Debug)]
@@ -123,11 +123,7 @@ fn victim(stage: &mut Stage<'_>, random: &mut Random) -> Option<usize> {
     let awake = stage.fleet.awake();
     let first = usize::try_from(first % awake.len().max(1) as u64).expect("an index fits");
     let order: Vec<usize> = awake.iter().cycle().skip(first).take(awake.len()).copied().collect();
-    if aims {
-        stage.fleet.aim(&order)
-    } else {
-        order.first().copied()
-    }
+    if aims { stage.fleet.aim(&order) } else { order.first().copied() }
 }
 
 /// kill -9, and a new process after a while.

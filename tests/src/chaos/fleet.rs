@@ -342,6 +342,7 @@ impl<'setup> Fleet<'setup> {
         figures.refused += journal.refused;
         figures.parked += journal.parked;
         figures.retries += journal.retries;
+        figures.replaced += journal.replaced;
         if journal.committed.1 > 0 {
             figures.workers.push((number, journal.committed.1));
         }

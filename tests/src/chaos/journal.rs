@@ -49,6 +49,8 @@ pub struct Journal {
     pub parked: u64,
     /// How many workers were fenced.
     pub fenced: u64,
+    /// How many times it replaced a worker that gave no sign of life.
+    pub replaced: u64,
     /// How many times a worker waited and tried again.
     pub retries: u64,
     /// Workers that have left although their process goes on.
@@ -74,6 +76,7 @@ impl Journal {
             refused: 0,
             parked: 0,
             fenced: 0,
+            replaced: 0,
             retries: 0,
             left: 0,
             plain: String::new(),
@@ -135,6 +138,8 @@ impl Journal {
                 self.retries += 1;
                 self.open.remove(&worker);
             }
+            "claiming the partition again" => drop(self.open.remove(&worker)),
+            "no sign of life: replaced" => self.replaced += 1,
             "a batch failed: applying its events one by one" => self.careful += 1,
             "the projection was replaced" => self.swapped += 1,
             "this worker leaves" => {

@@ -200,7 +200,10 @@ fn arguments() -> Vec<String> {
     for projection in PROJECTIONS {
         arguments.extend(["--plugin".to_owned(), format!("{projection}=plugin.wasm")]);
     }
-    arguments.extend(["--poll-interval", "100", "--max-attempts", "3", "--shutdown-timeout", "5"].map(str::to_owned));
+    arguments.extend(
+        ["--poll-interval", "100", "--max-attempts", "3", "--shutdown-timeout", "5", "--stale-after", "3"]
+            .map(str::to_owned),
+    );
     arguments
 }
 

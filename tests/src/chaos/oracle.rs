@@ -107,9 +107,8 @@ impl Holdings {
     #[must_use]
     pub fn read(setup: &Setup, projection: &str) -> Self {
         let rows = |sql: &str| setup.rows(projection, sql);
-        let applications = rows(
-            "SELECT application, position, aggregate, version, build FROM chronicle ORDER BY application",
-        );
+        let applications =
+            rows("SELECT application, position, aggregate, version, build FROM chronicle ORDER BY application");
         let application = |row: Vec<String>| Application {
             number: number(&row[0]),
             position: number(&row[1]),
@@ -130,7 +129,10 @@ impl Holdings {
             projection: projection.to_owned(),
             applications: applications.into_iter().map(application).collect(),
             totals: rows("SELECT aggregate, events, amount FROM totals").into_iter().map(total).collect(),
-            letters: rows(&letters).into_iter().map(|row| (number(&row[0]), (row[1].clone(), row[2].clone()))).collect(),
+            letters: rows(&letters)
+                .into_iter()
+                .map(|row| (number(&row[0]), (row[1].clone(), row[2].clone())))
+                .collect(),
         }
     }
 
@@ -221,7 +223,9 @@ impl Bench<'_> {
                 "poison" if !poison => "parked as poison, which it is not",
                 "behind" if is_first => "parked behind an event that is not parked",
                 "poison" | "behind" => match last.get(aggregate.as_str()) {
-                    Some((applied, _)) if applied > position => "parked, and a later event of its aggregate was applied",
+                    Some((applied, _)) if applied > position => {
+                        "parked, and a later event of its aggregate was applied"
+                    }
                     _ => continue,
                 },
                 _ => "a dead letter of a kind that nobody asked for",
@@ -295,7 +299,12 @@ mod tests {
             amount: 10,
             poison: poison.map(str::to_owned),
         };
-        let wanted = [(1, event("a", 1, None)), (2, event("a", 2, Some("sql"))), (3, event("b", 1, None)), (4, event("a", 3, None))];
+        let wanted = [
+            (1, event("a", 1, None)),
+            (2, event("a", 2, Some("sql"))),
+            (3, event("b", 1, None)),
+            (4, event("a", 3, None)),
+        ];
         Events { wanted: wanted.into(), all: 4 }
     }
 

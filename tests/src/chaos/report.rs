@@ -43,6 +43,8 @@ pub struct Figures {
     pub terminated: u64,
     /// Times that a partition went from one process to another.
     pub takeovers: u64,
+    /// Times that a worker which gave no sign of life was replaced.
+    pub replaced: u64,
     /// Processes that found themselves fenced.
     pub fenced: u64,
     /// Times that a worker tried again.
@@ -119,7 +121,8 @@ impl fmt::Display for Figures {
         row("freezes", self.freezes, format!(", {} in mid-batch", self.freezes_mid_batch))?;
         row("server restarts", self.restarts, format!(", {} in mid-batch", self.restarts_mid_batch))?;
         row("terminated backends", self.terminated, none())?;
-        row("takeovers", self.takeovers, format!(", {} processes fenced", self.fenced))?;
+        let frozen = format!(", {} from frozen workers; {} processes fenced", self.replaced, self.fenced);
+        row("takeovers", self.takeovers, frozen)?;
         row("retries", self.retries, none())?;
         row("rescales", self.rescales, none())?;
         row("plugin swaps", self.swaps, format!(", {} bad files refused", self.refused))?;

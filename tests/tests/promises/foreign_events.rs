@@ -134,7 +134,8 @@ fn whoever_makes_a_partition_and_fills_it_in_one_transaction_is_waited_for() {
 fn events_are_stored_and_exported_in_a_partitioned_table() {
     let setup = partitioned(Cluster::shared());
     setup.run(["migrate"]).success();
-    let append = ["append", "--aggregate-type", "Saboteur", "--aggregate-id", "a", "--event-type", "Order", "--payload"];
+    let append =
+        ["append", "--aggregate-type", "Saboteur", "--aggregate-id", "a", "--event-type", "Order", "--payload"];
     for version in ["no-stream", "1"] {
         let more = [r#"{"do": "note"}"#, "--created-at", "2026-06-01T00:00:00Z", "--expected-version", version];
         setup.run([&append[..], &more].concat()).success();
@@ -155,8 +156,10 @@ fn pupsourcing(kind: Kind) -> Setup {
         Kind::Sqlite => {
             let columns = COLUMNS.replace("BIGINT", "INTEGER").replace("INT NOT NULL", "INTEGER NOT NULL");
             let columns = columns.replace("UUID", "TEXT").replace("JSONB", "TEXT").replace("BYTEA", "BLOB");
-            (columns.replace("TIMESTAMPTZ NOT NULL DEFAULT now()", "TEXT NOT NULL DEFAULT (datetime('now'))"),
-                "INTEGER PRIMARY KEY AUTOINCREMENT")
+            (
+                columns.replace("TIMESTAMPTZ NOT NULL DEFAULT now()", "TEXT NOT NULL DEFAULT (datetime('now'))"),
+                "INTEGER PRIMARY KEY AUTOINCREMENT",
+            )
         }
     };
     let (time, now) = match kind {

@@ -117,8 +117,7 @@ impl<'setup> Model<'setup> {
     /// waits for another.
     fn store(&mut self, session: usize) -> Layer {
         let table = *self.random.one_of(self.tables);
-        let events: Vec<Event> =
-            (0..self.random.between(1, 3)).map(|_| event("Happened", "Thing", "")).collect();
+        let events: Vec<Event> = (0..self.random.between(1, 3)).map(|_| event("Happened", "Thing", "")).collect();
         let ids: Layer = events.iter().map(|event| event.event_id.to_string()).collect();
         let row = |id: &String| {
             format!("('default', 'Thing', 'thing-{id}', 1, '{id}', 'Happened', '{{}}', '2026-06-15T12:00:00Z')")
@@ -242,7 +241,8 @@ impl<'setup> Model<'setup> {
 
 /// Reads with the host's own source until `done`, and then up to the last event: positions and ids, as they came.
 fn read(setup: &Setup, done: &AtomicBool, mut random: Random, from: u64) -> Vec<(u64, String)> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime");
     let url = setup.source().url().parse().expect("a URL");
     let open = || source::open(&url, runtime.handle()).expect("the events");
     let (mut source, mut position, mut seen) = (open(), Position::new(from), Vec::new());

@@ -82,8 +82,7 @@ impl Projection for Chronicle {
 
     fn handle(&mut self, tx: &Transaction, event: &Event) -> Result<(), Failure> {
         let recorded: Recorded = event.payload()?;
-        let aggregate =
-            format!("{}/{}/{}", event.bounded_context(), event.aggregate_type(), event.aggregate_id());
+        let aggregate = format!("{}/{}/{}", event.bounded_context(), event.aggregate_type(), event.aggregate_id());
         compute(recorded.work);
         tx.execute(
             "INSERT INTO chronicle (position, aggregate, version, amount, build) VALUES ($1, $2, $3, $4, $5)",
