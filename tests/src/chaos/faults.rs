@@ -83,27 +83,32 @@ const ALL: [Fault; 17] = [
 ];
 
 /// How often dead letters are retried; 0 while there is no `host dlq`.
-pub const RETRY: u64 = 0;
+pub const RETRY: u64 = 5;
 
 /// How often the number of partitions changes, in each of two ways.
 pub const RESCALE: u64 = 4;
 
-/// The faults of a seed: each with the pause before it and a stream of its own.
+/// The faults of a seed: each with the pause before it and a stream of its own. First comes one of each kind, so that a
+/// short run has them all; then they come by their weights.
 #[derive(Debug)]
 pub struct Schedule {
     /// Where they come from.
     random: Random,
     /// Which there are.
     faults: Vec<(u64, Fault)>,
+    /// Those that have not come at all yet.
+    first: Vec<Fault>,
 }
 
 impl Schedule {
     /// For this kind of database.
     #[must_use]
-    pub fn new(random: Random, kind: Kind) -> Self {
-        let fits = |fault: &Fault| fault.place == Where::Everywhere || kind == Kind::Postgres;
-        let faults = ALL.into_iter().filter(fits).map(|fault| (fault.weight, fault)).collect();
-        Self { random, faults }
+    pub fn new(mut random: Random, kind: Kind) -> Self {
+        let fits = |fault: &Fault| fault.weight > 0 && (fault.place == Where::Everywhere || kind == Kind::Postgres);
+        let faults: Vec<_> = ALL.into_iter().filter(fits).map(|fault| (fault.weight, fault)).collect();
+        let mut first: Vec<Fault> = faults.iter().map(|(_, fault)| *fault).collect();
+        first.sort_by_cached_key(|_| random.next());
+        Self { random, faults, first }
     }
 }
 
@@ -111,8 +116,8 @@ impl Iterator for Schedule {
     type Item = (Duration, Fault, Random);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let pause = self.random.millis(50, 1_200);
-        let fault = *self.random.weighted(&self.faults);
+        let pause = self.random.millis(50, 1_000);
+        let fault = self.first.pop().unwrap_or_else(|| *self.random.weighted(&self.faults));
         Some((pause, fault, self.random.fork()))
     }
 }
@@ -332,20 +337,60 @@ fn poison(stage: &mut Stage<'_>, random: &mut Random) {
     }
 }
 
-/// Whatever is poison now is cured, and its dead letters are replayed.
-pub fn retry_letters(stage: &mut Stage<'_>, _: &mut Random) {
-    let last = stage.setup.last_position();
-    // Whoever is frozen may hold what is to be written.
-    stage.fleet.thaw_all();
+/// Whatever is poison now is cured, and the replay of its dead letters is asked for. Sometimes nobody waits for the
+/// answer, and a host dies over it. What has become poison since fails again, which is an answer, too.
+fn retry_letters(stage: &mut Stage<'_>, random: &mut Random) {
+    let (timeout, kills) = (*random.one_of(&["0", "10"]), random.percent(40));
+    stage.cure();
     for projection in PROJECTIONS {
-        if stage.setup.count(projection, "cured") == 0 && stage.setup.dead_letters(projection).is_empty() {
-            continue;
+        let arguments = ["dlq", "retry", "--all", "--projection", projection, "--timeout", timeout];
+        if stage.has_tables(projection) {
+            let output = stage.setup.run(arguments);
+            assert!(matches!(output.code, Some(0 | 1)), "dlq retry ended with {:?}:\n{}", output.code, output.stderr);
         }
-        let letters = stage.setup.dead_letters(projection).len() as u64;
-        let cure = format!("INSERT INTO cured VALUES ({last})");
-        stage.setup.read_model().connect_to(projection).execute(&cure);
-        stage.setup.run(["dlq", "retry", "--projection", projection, "--all"]).success();
-        stage.fleet.figures.retried += letters;
+    }
+    if kills && let Some(slot) = victim(stage, random) {
+        stage.fleet.kill(slot, Duration::ZERO);
+    }
+}
+
+impl Stage<'_> {
+    /// Whether a projection has ever come so far as to make its tables.
+    fn has_tables(&self, projection: &str) -> bool {
+        self.setup.read_model().has(projection)
+            && self.setup.read_model().connect_to(projection).try_rows("SELECT upto FROM cured").is_ok()
+    }
+
+    /// Cures whatever is poison now.
+    fn cure(&mut self) {
+        let last = self.setup.last_position();
+        // Whoever is frozen may hold what is to be written.
+        self.fleet.thaw_all();
+        for projection in PROJECTIONS {
+            if self.has_tables(projection) {
+                self.fleet.figures.retried += self.setup.dead_letters(projection).len() as u64;
+                let cure = format!("INSERT INTO cured VALUES ({last})");
+                self.setup.read_model().connect_to(projection).execute(&cure);
+            }
+        }
+    }
+
+    /// Cures everything and replays all dead letters, by the workers or, while none runs, by the command itself. Then
+    /// there is none left.
+    pub fn resolve_letters(&mut self, random: &mut Random) {
+        let by_workers = random.percent(50);
+        self.cure();
+        if !by_workers {
+            self.fleet.stop_all();
+        }
+        for projection in PROJECTIONS {
+            let plugin = format!("{projection}=plugin.wasm");
+            let way: &[&str] = if by_workers { &["--timeout", "100"] } else { &["--plugin", &plugin] };
+            self.setup.run([&["dlq", "retry", "--all", "--projection", projection], way].concat()).success();
+            let letters = self.setup.dead_letters(projection);
+            assert!(letters.is_empty(), "after a cure and a retry {projection} still has {letters:?}");
+        }
+        self.fleet.start_all();
     }
 }
 
@@ -401,5 +446,7 @@ mod tests {
         };
         assert_eq!(schedule(5), schedule(5));
         assert_ne!(schedule(5), schedule(6));
+        let first: std::collections::BTreeSet<_> = schedule(7).into_iter().take(ALL.len()).map(|one| one.1).collect();
+        assert_eq!(first.len(), ALL.len(), "one of each kind comes first");
     }
 }

@@ -170,7 +170,7 @@ impl Plan {
             if !before.is_clean() {
                 verdict = before;
             }
-            faults::retry_letters(&mut stage, &mut random);
+            stage.resolve_letters(&mut random);
             stage.come_to_rest();
         }
         stage.fleet.stop_all();
