@@ -259,6 +259,35 @@ impl fmt::Display for ExpectedVersion {
     }
 }
 
+/// One aggregate.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Aggregate {
+    /// Its bounded context.
+    pub bounded_context: String,
+    /// Its kind.
+    pub aggregate_type: String,
+    /// Which of that kind.
+    pub aggregate_id: String,
+}
+
+impl Aggregate {
+    /// The aggregate of an event.
+    #[must_use]
+    pub fn of(event: &Event) -> Self {
+        Self {
+            bounded_context: event.bounded_context.clone(),
+            aggregate_type: event.aggregate_type.clone(),
+            aggregate_id: event.aggregate_id.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Aggregate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}/{}", self.bounded_context, self.aggregate_type, self.aggregate_id)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -123,6 +123,12 @@ impl Cluster {
         format!("postgres://{login}@localhost/{database}?host={}", self.folder.display())
     }
 
+    /// Whose files are the server's, if not this process's own user: user and group.
+    #[must_use]
+    pub fn owner(&self) -> Option<(u32, u32)> {
+        self.user.map(|User { uid, gid }| (uid, gid))
+    }
+
     /// Stops the server as `pg_ctl stop --mode=MODE` does (`smart`, `fast` or `immediate`).
     ///
     /// # Panics

@@ -118,7 +118,7 @@ impl Database {
         match self {
             Self::Postgres(_) => {
                 let mut connection = self.connect();
-                connection.execute(&format!("SET search_path = {projection}"));
+                connection.execute(&format!("SET search_path = \"{projection}\""));
                 connection
             }
             Self::Sqlite(_) => Connection::open_file(&self.file_of(projection)),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::wait::PATIENCE;
 use crate::{Output, wait_until};
@@ -89,6 +89,15 @@ impl Host {
     /// SIGCONT: it goes on.
     pub fn thaw(&self) {
         self.signal(Signal::CONT);
+    }
+
+    /// From now on, none of its files may grow past so many bytes, or (nothing) as far as they like.
+    ///
+    /// # Panics
+    /// When the system refuses.
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        let (pid, limit) = (Pid::from_child(&self.child), Rlimit { current: bytes, maximum: None });
+        prlimit(Some(pid), Resource::Fsize, limit).unwrap_or_else(|error| panic!("`{}`: {error}", self.command));
     }
 
     /// SIGKILL: it is gone at once, and its last transaction with it.

@@ -20,6 +20,7 @@
 //! - [`Host`]: a process that runs, can be stopped, frozen and killed, and whose log can be waited for; [`Output`]: one
 //!   that has ended.
 //! - [`Cluster`]: a temporary Postgres server, which is gone when the test process is, however that ends.
+//! - [`SmallDisk`]: a file system that is soon full.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
 //! - [`wait_for`] and [`wait_until`]: conditions are awaited, times never asserted.
 //! - [`chaos`]: all of it tormented at random, for minutes, and judged by an independent oracle.
@@ -41,6 +42,7 @@ mod macros;
 mod output;
 pub mod programs;
 mod setup;
+mod small_disk;
 mod wait;
 
 pub use cluster::Cluster;
@@ -50,6 +52,7 @@ pub use host::Host;
 pub use output::Output;
 pub use programs::plugin;
 pub use setup::{Checkpoint, DeadLetter, Setup};
+pub use small_disk::SmallDisk;
 pub use wait::{wait_for, wait_until};
 
 // Only the tests in tests/ make components, and read events as the host does.

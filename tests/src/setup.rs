@@ -84,6 +84,15 @@ impl Setup {
         Self { source: Database::on(cluster), read_model: None, folder: folder() }
     }
 
+    /// Events in one kind of database, read models in one that is there already, with the host's tables in both.
+    #[must_use]
+    pub fn with_read_model(source: Kind, read_model: Database) -> Self {
+        let mut setup = Self::empty(source);
+        setup.read_model = Some(read_model);
+        setup.run(["migrate"]).success();
+        setup
+    }
+
     /// One database of this kind, without any table.
     #[must_use]
     pub fn empty(kind: Kind) -> Self {
@@ -145,6 +154,16 @@ impl Setup {
         let mut command = Command::new("setpriv");
         self.prepare(&mut command);
         command.args(["--bounding-set", "-all", "--inh-caps", "-all"]).arg(programs::host()).args(arguments);
+        command
+    }
+
+    /// As [`Setup::command`], ignoring the signal that a file has grown past a limit: the write fails instead, as
+    /// [`Host::limit_files`] wants it.
+    #[must_use]
+    pub fn told_of_limits<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Command {
+        let mut command = Command::new("sh");
+        self.prepare(&mut command);
+        command.args(["-c", "trap '' XFSZ; exec \"$@\"", "sh"]).arg(programs::host()).args(arguments);
         command
     }
 

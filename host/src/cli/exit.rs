@@ -12,6 +12,7 @@ use crate::database::DatabaseError;
 use crate::ndjson::ReadError;
 use crate::plugin::LoadError;
 use crate::processor::Outcome;
+use crate::read_model::rebuild::RebuildError;
 
 /// 0: done.
 pub const DONE: ExitCode = ExitCode::SUCCESS;
@@ -24,7 +25,7 @@ pub const STOPPED_BY_POLICY: u8 = 3;
 /// 4: somebody else has taken the partition over.
 pub const FENCED: u8 = 4;
 
-/// Workers that did not end well. The worst of them gives the exit code.
+/// Something that did not end well, such as workers: the worst of them gives the exit code.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct Ended {
@@ -37,6 +38,17 @@ pub struct Ended {
 }
 
 impl Ended {
+    /// What happened, what to do next, and the exit code.
+    #[must_use]
+    pub fn new(message: String, hint: Option<String>, code: u8) -> Self {
+        Self { message, hint, code }
+    }
+
+    /// What was not done, though nobody made a mistake, and what to do next.
+    pub fn failed(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Self { message: message.into(), hint: Some(hint.into()), code: FAILED }
+    }
+
     /// The outcome of a run: nothing unless somebody did not end well.
     #[must_use]
     pub fn of(outcomes: Vec<Outcome>) -> Option<Self> {
@@ -121,7 +133,8 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         }
         let advice = (cause.downcast_ref::<DatabaseError>().and_then(DatabaseError::advice))
             .or_else(|| cause.downcast_ref::<AppendError>().and_then(AppendError::advice))
-            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::advice));
+            .or_else(|| cause.downcast_ref::<ReadError>().and_then(ReadError::advice))
+            .or_else(|| cause.downcast_ref::<RebuildError>().and_then(RebuildError::advice));
         advice.map(str::to_owned)
     })
 }
@@ -136,6 +149,7 @@ fn code(error: &anyhow::Error) -> u8 {
             || matches!(cause.downcast_ref(), Some(LoadError::Unreadable { .. }))
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
             || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)
+            || cause.downcast_ref::<RebuildError>().is_some_and(RebuildError::is_configuration)
     });
     if configuration { USAGE } else { FAILED }
 }

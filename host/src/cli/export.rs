@@ -7,13 +7,14 @@ mod output;
 
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::Args;
 
 use self::output::Output;
 use super::{Context, exit::UsageError};
-use crate::event::{Event, Position};
+use crate::event::{Aggregate, DEFAULT_CONTEXT, Event, Position};
 use crate::ndjson::{WriteError, Writer};
 use crate::source::{Source, Wanted};
 
@@ -27,11 +28,12 @@ const WAIT: Duration = Duration::from_millis(20);
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     host export backup.ndjson.gz\n  \
-    host export --aggregate-type User --aggregate-id u1\n  \
+    host export --aggregate User/u1 --aggregate billing/Account/a7\n  \
     host export --from 1001 --to 2000 --event-type UserCreated --event-type UserDeactivated users.ndjson\n  \
     host export - --database-url postgres://localhost/shop | host import - --database-url sqlite://copy.db\n\n\
     Importing the file into an empty database gives the same events in the same order, with new positions and\n\
-    versions. A file appears under its name only when it is whole.")]
+    versions. A file appears under its name only when it is whole. An event has to pass every filter; of what one filter\n\
+    is told several times, it has to be one.")]
 pub struct Export {
     /// The file, compressed when its name ends in .gz; `-` is stdout
     #[arg(value_name = "FILE", default_value = "-")]
@@ -42,6 +44,9 @@ pub struct Export {
     /// Up to and with this position [default: the last one when the export begins]
     #[arg(long, value_name = "POSITION")]
     to: Option<u64>,
+    /// Only this aggregate: TYPE/ID in the context `default`, or CONTEXT/TYPE/ID (may be said again)
+    #[arg(long, value_name = "[CONTEXT/]TYPE/ID")]
+    aggregate: Vec<AggregateArgument>,
     /// Only aggregates of this kind (may be said again)
     #[arg(long, value_name = "TYPE")]
     aggregate_type: Vec<String>,
@@ -51,6 +56,26 @@ pub struct Export {
     /// Only events of this type (may be said again)
     #[arg(long, value_name = "TYPE")]
     event_type: Vec<String>,
+}
+
+/// `TYPE/ID` or `CONTEXT/TYPE/ID`. An id that holds a slash needs the context, or it is taken for one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct AggregateArgument(Aggregate);
+
+impl FromStr for AggregateArgument {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parts: Vec<&str> = text.splitn(3, '/').collect();
+        let (bounded_context, aggregate_type, aggregate_id) = match parts[..] {
+            [kind, id] => (DEFAULT_CONTEXT, kind, id),
+            [context, kind, id] => (context, kind, id),
+            _ => return Err("an aggregate is TYPE/ID, such as User/u1, or CONTEXT/TYPE/ID"),
+        };
+        let [bounded_context, aggregate_type, aggregate_id] =
+            [bounded_context, aggregate_type, aggregate_id].map(str::to_owned);
+        Ok(Self(Aggregate { bounded_context, aggregate_type, aggregate_id }))
+    }
 }
 
 impl Export {
@@ -94,6 +119,7 @@ impl Export {
         let wanted = Wanted {
             event_types: self.event_type.clone(),
             aggregate_types: self.aggregate_type.clone(),
+            aggregates: self.aggregate.iter().map(|AggregateArgument(aggregate)| aggregate.clone()).collect(),
             ..Wanted::everything()
         };
         let mut after = Position::new(self.from.saturating_sub(1));
@@ -127,4 +153,17 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         _ => error.downcast_ref::<io::Error>().map(io::Error::kind),
     };
     kind == Some(ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_aggregate_is_named_with_its_context_or_without() {
+        let parse = |text: &str| text.parse::<AggregateArgument>().map(|AggregateArgument(one)| one.to_string());
+        assert_eq!(parse("User/u1").unwrap(), "default/User/u1");
+        assert_eq!(parse("billing/Account/a/7").unwrap(), "billing/Account/a/7");
+        assert!(parse("u1").is_err());
+    }
 }

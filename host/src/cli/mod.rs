@@ -6,11 +6,13 @@
 pub mod append;
 pub mod completions;
 pub mod demo;
+pub mod dlq;
 pub mod exit;
 pub mod export;
 pub mod import;
 pub mod migrate;
 pub mod plugin;
+pub mod rebuild;
 pub mod run;
 pub mod status;
 
@@ -79,8 +81,12 @@ pub enum Command {
     Export(export::Export),
     /// Run projections
     Run(run::Run),
+    /// Build a read model afresh beside the one in use, then swap the two
+    Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
     Status(status::Status),
+    /// Look at dead letters: replay parked aggregates, give up on events
+    Dlq(dlq::Dlq),
     /// Look at a plugin without running it
     Plugin(plugin::PluginCommand),
     /// Run a sample projection on bundled real events, without a server
@@ -158,7 +164,9 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Import(import) => import.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Run(run) => run.run(&context),
+        Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
+        Command::Dlq(dlq) => dlq.run(&context),
         Command::Plugin(plugin) => plugin.run(),
         Command::Demo(demo) => demo.run(context),
         Command::Completions(completions) => completions.run(),

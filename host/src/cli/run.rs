@@ -277,7 +277,7 @@ pub fn start(
     let source = SharedSource(source::open(&context.events, runtime)?);
     let read_model = ReadModel::new(&context.read_model, runtime);
     read_model.check()?;
-    let owner = format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id());
+    let owner = owner();
     let heartbeat = read_model.beat(&owner)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let mut all = Vec::new();
@@ -298,6 +298,12 @@ pub fn start(
         }
     }
     Ok(Started { supervisor, progress: all, heartbeat })
+}
+
+/// What this process calls itself in its claims: host name and process id.
+#[must_use]
+pub fn owner() -> String {
+    format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
 /// Ends the workers at SIGTERM and Ctrl-C.

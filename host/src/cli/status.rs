@@ -11,6 +11,7 @@ use crate::event::Position;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::{Checkpoint, Epoch};
 use crate::read_model::overview::Overview;
+use crate::read_model::rebuild;
 use crate::source::{Blocker, Source};
 
 /// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
@@ -60,6 +61,25 @@ pub struct ProjectionReport {
     pub parked_aggregates: u64,
     /// Its partitions, by key.
     pub partitions: Vec<PartitionReport>,
+    /// The rebuild that was begun and is not swapped in yet; null when there is none.
+    pub rebuild: Option<RebuildReport>,
+}
+
+/// A rebuild.
+#[derive(Debug, Serialize)]
+pub struct RebuildReport {
+    /// How far the last of its partitions is.
+    pub position: Position,
+    /// How far all of them are, of the last position.
+    pub percent: u64,
+    /// Whether somebody works on it.
+    pub running: bool,
+    /// Who did last.
+    pub owner: String,
+    /// Its component's digest.
+    pub plugin_digest: String,
+    /// Events that were not applied.
+    pub dead_letters: u64,
 }
 
 /// A partition.
@@ -128,7 +148,13 @@ pub fn report(context: &Context) -> anyhow::Result<Report> {
     let overviews = ReadModel::new(&context.read_model, context.runtime.handle()).overview()?;
     let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
     let horizon = horizon(&*source, checkpoints.max().unwrap_or_default())?;
-    let projections = overviews.into_iter().map(|overview| projection(&*source, overview, horizon.last_position));
+    let is_rebuild = |overview: &Overview| rebuild::projection_of(&overview.projection).is_some();
+    let (rebuilds, overviews): (Vec<_>, Vec<_>) = overviews.into_iter().partition(is_rebuild);
+    let projections = overviews.into_iter().map(|overview| {
+        let name = rebuild::name_of(&overview.projection);
+        let begun = rebuilds.iter().find(|rebuild| rebuild.projection == name);
+        projection(&*source, overview, begun, horizon.last_position)
+    });
     Ok(Report { projections: projections.collect::<anyhow::Result<_>>()?, horizon })
 }
 
@@ -149,13 +175,37 @@ fn horizon(source: &dyn Source, reached: Position) -> anyhow::Result<HorizonRepo
 }
 
 /// One projection.
-fn projection(source: &dyn Source, overview: Overview, last: Position) -> anyhow::Result<ProjectionReport> {
+fn projection(
+    source: &dyn Source,
+    overview: Overview,
+    begun: Option<&Overview>,
+    last: Position,
+) -> anyhow::Result<ProjectionReport> {
     let partitions = overview.checkpoints.into_iter().map(|checkpoint| partition(source, checkpoint, last));
     Ok(ProjectionReport {
         name: overview.projection,
         dead_letters: overview.dead_letters,
         parked_aggregates: overview.parked_aggregates,
         partitions: partitions.collect::<anyhow::Result<_>>()?,
+        rebuild: begun.and_then(|begun| rebuild_report(begun, last)),
+    })
+}
+
+/// A rebuild.
+fn rebuild_report(begun: &Overview, last: Position) -> Option<RebuildReport> {
+    let checkpoints = &begun.checkpoints;
+    let slowest = checkpoints.iter().min_by_key(|checkpoint| checkpoint.position)?;
+    let passed: u64 = checkpoints.iter().map(|checkpoint| checkpoint.position.get()).sum();
+    let whole = last.get() * checkpoints.len() as u64;
+    // A partition that was claimed and has committed nothing knows of no component.
+    let digest = checkpoints.iter().map(|checkpoint| &checkpoint.plugin_digest).max()?;
+    Some(RebuildReport {
+        position: slowest.position,
+        percent: (passed * 100).checked_div(whole).unwrap_or(100).min(100),
+        running: checkpoints.iter().any(|checkpoint| checkpoint.running),
+        owner: slowest.owner.clone(),
+        plugin_digest: digest.clone(),
+        dead_letters: begun.dead_letters,
     })
 }
 
@@ -240,6 +290,15 @@ pub fn for_people(report: &Report) -> String {
         text.push_str(&table.to_string());
         text.push('\n');
         text.push_str(&rescales(report));
+    }
+    for projection in &report.projections {
+        if let Some(rebuild) = &projection.rebuild {
+            let RebuildReport { position, percent, owner, plugin_digest, .. } = rebuild;
+            let digest = plugin_digest.get(..8).unwrap_or("-");
+            let owner = if rebuild.running { format!("by {owner}") } else { format!("interrupted, last by {owner}") };
+            let name = &projection.name;
+            text.push_str(&format!("rebuild of {name}: position {position} ({percent} %), {owner}, plugin {digest}\n"));
+        }
     }
     let horizon = &report.horizon;
     if horizon.position >= horizon.last_position {

@@ -16,7 +16,7 @@ use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::Sending;
 
 /// How many characters of an error a dead letter keeps.
-const ERROR: usize = 4_096;
+pub(super) const ERROR: usize = 4_096;
 
 /// An event that could not be applied.
 struct Culprit {
@@ -158,7 +158,7 @@ impl Applier {
     }
 
     /// Applies one event in a savepoint.
-    fn apply_one(&mut self, event: &Event) -> Result<(), ApplyError> {
+    pub(super) fn apply_one(&mut self, event: &Event) -> Result<(), ApplyError> {
         self.work().savepoint()?;
         self.call(|instance| instance.handle(event))?;
         self.call(Instance::flush)?;

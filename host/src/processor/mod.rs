@@ -7,8 +7,9 @@
 //! [`worker`] is the life of one worker: claim or stand by, migrate, then batch after batch. [`reader`] cuts the log
 //! into batches. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
 //! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
-//! what the operator chose to happen then. [`standby`] is what a worker knows while it waits for its partition.
-//! [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
+//! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
+//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
+//! knows while it waits for its partition. [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
 //! how they pause and end.
 
 pub mod backoff;
@@ -17,9 +18,12 @@ pub mod careful;
 pub mod failure;
 pub mod policy;
 pub mod reader;
+pub mod replay;
+mod requests;
 pub mod standby;
 pub mod stop;
 pub mod supervisor;
+pub mod unattended;
 pub mod worker;
 
 pub use policy::{OnError, Options};

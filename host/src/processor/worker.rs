@@ -9,6 +9,8 @@ use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
 use super::policy::{Options, Until};
 use super::reader::Reader;
+use super::replay::Replaying;
+use super::requests::Requests;
 use super::standby::Standby;
 use super::stop::{Slept, Stop};
 use super::supervisor::Progress;
@@ -255,6 +257,7 @@ impl Worker {
             event_types: descriptor.event_types.clone(),
             aggregate_types: descriptor.aggregate_types.clone(),
             bounded_contexts: descriptor.bounded_contexts.clone(),
+            aggregates: Vec::new(),
             partition: self.partition,
         }
     }
@@ -307,11 +310,13 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
         let mut passed = Instant::now();
+        let mut requests = Requests::default();
         loop {
             if self.stop.is_requested() {
                 return Ok(());
             }
             self.swap(applier, reader)?;
+            self.progress.applied(requests.serve(applier, self.replaying())?);
             // Before the look, so that what comes after it wakes us.
             seen = self.source.0.wait(seen, Duration::ZERO);
             let batch = reader.next(self.options.batch_size)?;
@@ -320,6 +325,10 @@ impl Worker {
                 self.progress.reached(applier.position);
                 backoff.reset();
                 pause = FIRST_PAUSE;
+                // Also while more comes in all the time.
+                if goal.is_some_and(|goal| applier.position >= goal) {
+                    return Ok(());
+                }
                 continue;
             }
             let reached_goal = goal.is_some_and(|goal| batch.to >= goal);
@@ -334,9 +343,14 @@ impl Worker {
             if batch.more {
                 continue;
             }
-            seen = self.source.0.wait(seen, pause);
+            seen = self.source.0.wait(seen, Requests::pause(applier, pause));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
         }
+    }
+
+    /// How it replays what an operator asks for.
+    fn replaying(&self) -> Replaying<'_> {
+        Replaying { source: &*self.source.0, options: &self.options, stop: &self.stop, by: &self.owner }
     }
 
     /// Applies a batch on the fast path, or else carefully.

@@ -3,14 +3,14 @@
 //! A parked aggregate stays parked, whoever works on it: its later events follow it, in order, so that none is
 //! applied on top of one that is missing.
 
-use std::fmt;
-
 use fnv::FnvHashSet;
 
+pub use crate::event::Aggregate;
 use crate::event::Event;
 
 /// Why an event is a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Reason {
     /// It failed; its aggregate is parked.
     Poison,
@@ -30,6 +30,15 @@ impl Reason {
             Self::Skipped => "skipped",
         }
     }
+
+    /// From the column that stores it, which the databases keep to these three.
+    pub(super) fn stored(reason: &str) -> Self {
+        match reason {
+            "behind" => Self::Behind,
+            "skipped" => Self::Skipped,
+            _ => Self::Poison,
+        }
+    }
 }
 
 /// An event that was not applied.
@@ -45,35 +54,6 @@ pub struct DeadLetter<'event> {
     pub attempts: u32,
 }
 
-/// One aggregate.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Aggregate {
-    /// Its bounded context.
-    pub bounded_context: String,
-    /// Its kind.
-    pub aggregate_type: String,
-    /// Which of that kind.
-    pub aggregate_id: String,
-}
-
-impl Aggregate {
-    /// The aggregate of an event.
-    #[must_use]
-    pub fn of(event: &Event) -> Self {
-        Self {
-            bounded_context: event.bounded_context.clone(),
-            aggregate_type: event.aggregate_type.clone(),
-            aggregate_id: event.aggregate_id.clone(),
-        }
-    }
-}
-
-impl fmt::Display for Aggregate {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}/{}", self.bounded_context, self.aggregate_type, self.aggregate_id)
-    }
-}
-
 /// The aggregates that are parked, as a worker keeps them.
 #[derive(Clone, Debug, Default)]
 pub struct Parked(FnvHashSet<Aggregate>);
@@ -85,9 +65,20 @@ impl Parked {
         !self.0.is_empty() && self.0.contains(&Aggregate::of(event))
     }
 
+    /// Whether nothing is parked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Parks an aggregate.
     pub fn park(&mut self, aggregate: Aggregate) {
         self.0.insert(aggregate);
+    }
+
+    /// Lets an aggregate's events through again.
+    pub fn release(&mut self, aggregate: &Aggregate) {
+        self.0.remove(aggregate);
     }
 }
 

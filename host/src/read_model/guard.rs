@@ -15,6 +15,7 @@ use sqlparser::ast::{
 use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
 
+use super::rebuild;
 use super::value::{Dialect, SqlError, sqlstate};
 
 /// How many verdicts are kept. A projection that makes up a new text for every event gains nothing from them.
@@ -174,6 +175,16 @@ impl Guard {
         match &parts[..] {
             [_] => ControlFlow::Continue(()),
             [schema, _] if *schema == self.schema => ControlFlow::Continue(()),
+            // No event is to blame for that: the code is that of a missing schema, and not of a refusal.
+            [schema, _] if rebuild::projection_of(&self.schema) == Some(schema) => {
+                ControlFlow::Break(SqlError::permanent(
+                    sqlstate::NO_SUCH_SCHEMA,
+                    format!(
+                        "`{name}` is the live table, and this is a rebuild, which has a schema of its own: \
+                         write the name without its schema"
+                    ),
+                ))
+            }
             _ => ControlFlow::Break(not_allowed(&format!("`{name}` is outside of the projection's own schema"))),
         }
     }
@@ -330,6 +341,16 @@ mod tests {
         }
         assert_eq!(verdict("SELECT 1; COMMIT", Phase::Rows), "42601");
         assert_eq!(verdict("", Phase::Rows), "42601");
+    }
+
+    #[test]
+    fn a_rebuild_does_not_reach_the_live_tables() {
+        let mut guard = Guard::new(Dialect::Postgres, "mine+rebuild");
+        assert!(guard.judge("INSERT INTO t VALUES (1)", Phase::Rows).is_ok());
+        let error = guard.judge("INSERT INTO mine.t VALUES (1)", Phase::Rows).unwrap_err();
+        assert_eq!(error.code, "3F000");
+        assert!(error.message.contains("write the name without its schema"), "{error}");
+        assert_eq!(guard.judge("SELECT * FROM other.t", Phase::Rows).unwrap_err().code, "42501");
     }
 
     #[test]

@@ -147,7 +147,12 @@ fn of_sqlite(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
 fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseError> {
     let mut all = Vec::new();
     for file in sqlite::projection_files(base)? {
-        let connection = sqlite::open_existing(&file.path)?;
+        let connection = match sqlite::open_existing(&file.path) {
+            Ok(connection) => connection,
+            // A rebuild that was swapped in just now.
+            Err(_) if !file.path.exists() => continue,
+            Err(error) => return Err(error),
+        };
         match schema::check_sqlite(&file.path, &connection, Tables::ReadModel) {
             Ok(()) => {}
             Err(DatabaseError::Outdated { .. }) => schema::migrate_sqlite(&file.path, Tables::ReadModel, runtime)?,
@@ -164,6 +169,8 @@ fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseErro
             let rows = statement.query_map([], of_sqlite)?;
             let mut overviews = gather(rows.collect::<rusqlite::Result<_>>()?);
             for overview in &mut overviews {
+                // A rebuild has the live names in the moment of its swap; the file says whose it is.
+                let stored = std::mem::replace(&mut overview.projection, file.projection.clone());
                 for checkpoint in &mut overview.checkpoints {
                     let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
                     checkpoint.running = super::sqlite::is_held(&file.path, &slot, checkpoint.term);
@@ -171,8 +178,7 @@ fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseErro
                 let sql = "SELECT count(*), (SELECT count(*) FROM (SELECT DISTINCT bounded_context, aggregate_type, aggregate_id
                                FROM _projectionist_dead_letters WHERE projection = ?1 AND reason <> 'skipped'))
                            FROM _projectionist_dead_letters WHERE projection = ?1";
-                let counts: (i64, i64) =
-                    connection.query_row(sql, [&overview.projection], |row| Ok((row.get(0)?, row.get(1)?)))?;
+                let counts: (i64, i64) = connection.query_row(sql, [&stored], |row| Ok((row.get(0)?, row.get(1)?)))?;
                 overview.dead_letters = counts.0.unsigned_abs();
                 overview.parked_aggregates = counts.1.unsigned_abs();
             }

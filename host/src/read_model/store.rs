@@ -9,6 +9,7 @@ use super::checkpoint::{Advance, Epoch, Slot};
 use super::claim::Holder;
 use super::dead_letter::{DeadLetter, Parked};
 use super::guard::Judged;
+use super::request::Replays;
 use super::value::{Dialect, Rowset, SqlError, Value};
 use crate::database::DatabaseError;
 use crate::event::Position;
@@ -125,7 +126,7 @@ pub struct StatementLimits {
 ///
 /// Between [`Store::begin`] and [`Store::commit`] or [`Store::rollback`] there is one transaction. After an error
 /// of `execute`, `query` or `send` nothing more can be done with it than to roll back, to a savepoint or whole.
-pub trait Store: Send {
+pub trait Store: Replays {
     /// Which SQL it speaks.
     fn dialect(&self) -> Dialect;
 

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::checkpoint::Advance;
 use super::dead_letter::DeadLetter;
 use super::guard::{Guard, Phase};
+use super::request::Replays;
 use super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 
@@ -154,7 +155,13 @@ impl UnitOfWork {
             self.failed = Some(error.clone());
             return Err(error);
         }
-        self.guard.judge(sql, self.phase)
+        self.guard.judge(sql, self.phase).inspect_err(|error| {
+            // A rebuild whose statements name the live schema: every event would fail like this one, whatever the
+            // guest makes of the error, so none is to be given up on for it.
+            if error.code == sqlstate::NO_SUCH_SCHEMA {
+                self.failed = Some(error.clone());
+            }
+        })
     }
 
     /// Runs something on the store, on the database's time, and remembers a failure.
@@ -240,6 +247,11 @@ impl UnitOfWork {
     /// When the connection fails.
     pub fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
         self.store.bury(letter, plugin_digest)
+    }
+
+    /// Requests and letters, for a replay.
+    pub fn replays(&mut self) -> &mut dyn Replays {
+        &mut *self.store
     }
 
     /// The version of the projection's tables, under a lock.

@@ -128,6 +128,8 @@ pub mod sqlstate {
     pub const SYNTAX: &str = "42601";
     /// A statement that a projection may not run.
     pub const NOT_ALLOWED: &str = "42501";
+    /// A schema that is not there, or not for this.
+    pub const NO_SUCH_SCHEMA: &str = "3F000";
     /// A limit of the sandbox.
     pub const LIMIT: &str = "54000";
     /// The transaction has failed already.

@@ -19,7 +19,7 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::database::{DatabaseError, DatabaseUrl};
-use crate::event::{Event, Position};
+use crate::event::{Aggregate, Event, Position};
 use crate::partition::Partition;
 
 /// Where events come from. Shared by all workers of a process.
@@ -42,6 +42,23 @@ pub trait Source: Send + Sync {
     /// # Errors
     /// When the database fails.
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError>;
+
+    /// The events at these positions, in order. Those that are not there any more are left out.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError>;
+
+    /// Whether there is any event of an aggregate.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn has_aggregate(
+        &self,
+        bounded_context: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<bool, DatabaseError>;
 
     /// How many events stand behind `after` and not behind `upto`, of all partitions and types, and when the
     /// oldest of them was written (microseconds since 1970, UTC).
@@ -69,15 +86,33 @@ pub struct Wanted {
     pub aggregate_types: Vec<String>,
     /// Empty for all.
     pub bounded_contexts: Vec<String>,
+    /// Empty for all.
+    pub aggregates: Vec<Aggregate>,
     /// Whose aggregates.
     pub partition: Partition,
 }
 
 impl Wanted {
+    /// Whether an event is among them.
+    #[must_use]
+    pub fn takes(&self, event: &Event) -> bool {
+        let among = |list: &[String], value: &String| list.is_empty() || list.contains(value);
+        among(&self.event_types, &event.event_type)
+            && among(&self.aggregate_types, &event.aggregate_type)
+            && among(&self.bounded_contexts, &event.bounded_context)
+            && self.partition.owns(&event.aggregate_id)
+    }
+
     /// Every event there is.
     #[must_use]
     pub fn everything() -> Self {
-        Self { event_types: vec![], aggregate_types: vec![], bounded_contexts: vec![], partition: Partition::WHOLE }
+        Self {
+            event_types: vec![],
+            aggregate_types: vec![],
+            bounded_contexts: vec![],
+            aggregates: vec![],
+            partition: Partition::WHOLE,
+        }
     }
 }
 

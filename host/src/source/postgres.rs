@@ -144,6 +144,32 @@ impl PostgresSource {
     }
 }
 
+/// The text of a page's statement, with more conditions or none.
+macro_rules! page {
+    ($conditions:literal) => {
+        concat!(
+            "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id, aggregate_version,
+                    event_type, event_version, payload, metadata::text, trace_id, correlation_id, causation_id,
+                    created_at
+             FROM events WHERE global_position > $1 AND global_position <= $2
+               AND ($3::text[] IS NULL OR event_type = ANY($3))
+               AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
+               AND ($5::text[] IS NULL OR bounded_context = ANY($5))",
+            $conditions,
+            " ORDER BY global_position LIMIT $6"
+        )
+    };
+}
+
+/// A page of events.
+const PAGE: &str = page!("");
+
+/// A page of the events of some aggregates: a statement of its own, so that the pages of workers are not planned with
+/// a condition that they never have.
+const PAGE_OF_AGGREGATES: &str = page!(
+    " AND (bounded_context, aggregate_type, aggregate_id) IN (SELECT * FROM unnest($7::text[], $8::text[], $9::text[]))"
+);
+
 /// The virtual ids of whoever holds RowExclusiveLock on the events table, or on a partition of it.
 const WRITERS: &str = "
     WITH RECURSIVE tables AS (
@@ -265,26 +291,22 @@ impl Source for PostgresSource {
     }
 
     fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
-        let rows = self.ask(
-            "reading events",
-            sqlx::query(
-                "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
-                        aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
-                        correlation_id, causation_id, created_at
-                     FROM events WHERE global_position > $1 AND global_position <= $2
-                       AND ($3::text[] IS NULL OR event_type = ANY($3))
-                       AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
-                       AND ($5::text[] IS NULL OR bounded_context = ANY($5))
-                     ORDER BY global_position LIMIT $6",
-            )
+        let query = if wanted.aggregates.is_empty() { sqlx::query(PAGE) } else { sqlx::query(PAGE_OF_AGGREGATES) };
+        let mut query = query
             .bind(after.to_sql())
             .bind(upto.to_sql())
             .bind(some(&wanted.event_types))
             .bind(some(&wanted.aggregate_types))
             .bind(some(&wanted.bounded_contexts))
-            .bind(i64::from(limit))
-            .fetch_all(&self.pool),
-        )?;
+            .bind(i64::from(limit));
+        if !wanted.aggregates.is_empty() {
+            let aggregates = || wanted.aggregates.iter();
+            query = query
+                .bind(aggregates().map(|aggregate| &*aggregate.bounded_context).collect::<Vec<_>>())
+                .bind(aggregates().map(|aggregate| &*aggregate.aggregate_type).collect::<Vec<_>>())
+                .bind(aggregates().map(|aggregate| &*aggregate.aggregate_id).collect::<Vec<_>>());
+        }
+        let rows = self.ask("reading events", query.fetch_all(&self.pool))?;
         let failed = |error| self.database.error("reading an event", error);
         let through = match rows.last() {
             Some(last) if rows.len() == limit as usize => Position::from_sql(last.try_get(0).map_err(failed)?),
@@ -297,6 +319,42 @@ impl Source for PostgresSource {
             }
         }
         Ok(Page { events, through })
+    }
+
+    fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError> {
+        let positions: Vec<i64> = positions.iter().map(|position| position.to_sql()).collect();
+        let rows = self.ask(
+            "reading events",
+            sqlx::query(
+                "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
+                        aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
+                        correlation_id, causation_id, created_at
+                     FROM events WHERE global_position = ANY($1) ORDER BY global_position",
+            )
+            .bind(positions)
+            .fetch_all(&self.pool),
+        )?;
+        let events: Result<Vec<Event>, sqlx::Error> = rows.iter().map(event).collect();
+        events.map_err(|error| self.database.error("reading an event", error))
+    }
+
+    fn has_aggregate(
+        &self,
+        bounded_context: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<bool, DatabaseError> {
+        self.ask(
+            "looking for an aggregate",
+            sqlx::query_scalar(
+                "SELECT EXISTS (SELECT FROM events
+                     WHERE bounded_context = $1 AND aggregate_type = $2 AND aggregate_id = $3)",
+            )
+            .bind(bounded_context)
+            .bind(aggregate_type)
+            .bind(aggregate_id)
+            .fetch_one(&self.pool),
+        )
     }
 
     fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {

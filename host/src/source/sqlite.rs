@@ -14,7 +14,7 @@ use super::{Backlog, Blocker, Page, Source, Wanted};
 use crate::database::DatabaseError;
 use crate::database::schema::Tables;
 use crate::database::sqlite::{self, Durability};
-use crate::event::{Event, Position};
+use crate::event::{Aggregate, Event, Position};
 use crate::timestamp;
 
 /// How often the file is asked whether somebody committed. `PRAGMA data_version` reads a counter in shared
@@ -126,6 +126,29 @@ impl Source for SqliteSource {
         })
     }
 
+    fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError> {
+        let sql = format!(
+            "{COLUMNS} FROM events WHERE global_position IN (SELECT value FROM json_each(?1)) ORDER BY global_position"
+        );
+        let positions = serde_json::json!(positions).to_string();
+        self.with("reading events", |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            statement.query_map([positions], event)?.collect()
+        })
+    }
+
+    fn has_aggregate(
+        &self,
+        bounded_context: &str,
+        aggregate_type: &str,
+        aggregate_id: &str,
+    ) -> Result<bool, DatabaseError> {
+        self.with("looking for an aggregate", |connection| {
+            let sql = "SELECT 1 FROM events WHERE bounded_context = ?1 AND aggregate_type = ?2 AND aggregate_id = ?3";
+            connection.prepare_cached(sql)?.exists([bounded_context, aggregate_type, aggregate_id])
+        })
+    }
+
     fn backlog(&self, after: Position, upto: Position) -> Result<Backlog, DatabaseError> {
         self.with("counting events", |connection| {
             let range = [after.to_sql(), upto.to_sql()];
@@ -148,14 +171,15 @@ impl Source for SqliteSource {
     }
 }
 
+/// What [`event`] reads.
+const COLUMNS: &str =
+    "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id, aggregate_version, event_type,
+         event_version, payload, metadata, trace_id, correlation_id, causation_id, created_at";
+
 /// The statement for a page. Lists become so many parameters; their number is the projection's own, so the
 /// statement cache holds one text a projection.
 fn page_sql(after: Position, upto: Position, wanted: &Wanted, limit: u32) -> (String, Vec<Value>) {
-    let mut sql = String::from(
-        "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id, aggregate_version, event_type,
-            event_version, payload, metadata, trace_id, correlation_id, causation_id, created_at
-         FROM events WHERE global_position > ? AND global_position <= ?",
-    );
+    let mut sql = format!("{COLUMNS} FROM events WHERE global_position > ? AND global_position <= ?");
     let mut parameters = vec![Value::Integer(after.to_sql()), Value::Integer(upto.to_sql())];
     for (column, values) in [
         ("event_type", &wanted.event_types),
@@ -167,6 +191,14 @@ fn page_sql(after: Position, upto: Position, wanted: &Wanted, limit: u32) -> (St
             // The `+` keeps SQLite on the order of positions: an index on types would have it sort the whole log.
             sql.push_str(&format!(" AND +{column} IN ({marks})"));
             parameters.extend(values.iter().cloned().map(Value::Text));
+        }
+    }
+    if !wanted.aggregates.is_empty() {
+        // Of these there are few events, and the index finds them.
+        let marks = vec!["(?, ?, ?)"; wanted.aggregates.len()].join(", ");
+        sql.push_str(&format!(" AND (bounded_context, aggregate_type, aggregate_id) IN (VALUES {marks})"));
+        for Aggregate { bounded_context, aggregate_type, aggregate_id } in &wanted.aggregates {
+            parameters.extend([bounded_context, aggregate_type, aggregate_id].map(|part| Value::Text(part.clone())));
         }
     }
     sql.push_str(" ORDER BY global_position LIMIT ?");

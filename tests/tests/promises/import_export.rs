@@ -183,3 +183,57 @@ fn a_file_that_is_missing_is_told() {
     setup.run(["import", "missing.ndjson"]).failed(2, error);
     setup.run(["export", "no/folder/out.ndjson"]).exited(2);
 }
+
+on_both_databases!(a_part_of_the_log_is_exported_and_replayed_elsewhere);
+fn a_part_of_the_log_is_exported_and_replayed_elsewhere(setup: &Setup) {
+    setup.insert(&flights::events());
+    let flown = "SELECT count(*), coalesce(sum(departed), 0), coalesce(sum(distance_miles), 0) FROM carrier_delays";
+    let aircraft: Vec<String> = setup
+        .connect()
+        .rows("SELECT aggregate_id FROM events GROUP BY aggregate_id ORDER BY count(*) DESC, aggregate_id LIMIT 2")
+        .into_iter()
+        .map(|mut row| row.remove(0))
+        .collect();
+    // Each filter by itself, and what it has to give, asked of the database itself.
+    let one = format!("Aircraft/{}", aircraft[0]);
+    let other = format!("default/Aircraft/{}", aircraft[1]);
+    let cases: [(&[&str], String); 4] = [
+        (&["--aggregate", &one], format!("aggregate_id = '{}'", aircraft[0])),
+        (
+            &["--aggregate", &one, "--aggregate", &other, "--event-type", "FlightDeparted"],
+            format!("aggregate_id IN ('{}', '{}') AND event_type = 'FlightDeparted'", aircraft[0], aircraft[1]),
+        ),
+        (
+            &["--aggregate", &other, "--from", "1001", "--to", "3000"],
+            format!("aggregate_id = '{}' AND global_position BETWEEN 1001 AND 3000", aircraft[1]),
+        ),
+        (&["--aggregate", "nowhere/Aircraft/x/y"], "1 = 0".to_owned()),
+    ];
+    for (filters, condition) in cases {
+        let exported = setup.run([&["export", "part.ndjson"], filters].concat());
+        let count = setup.connect().value(&format!("SELECT count(*) FROM events WHERE {condition}"));
+        assert!(exported.success().stdout.starts_with(&format!("exported {count} events to ")), "{}", exported.stdout);
+        let elsewhere = Setup::new(setup.source().kind());
+        let part = setup.folder().join("part.ndjson").into_os_string();
+        elsewhere.run(["import".into(), part]).success();
+        elsewhere.run(["run", "--once", "--plugin", &plugin("carrier_delays")]).success();
+        // The same sums, of the events past the host.
+        let sum = match setup.source().kind() {
+            Kind::Postgres => format!(
+                "SELECT count(DISTINCT flight->>'carrier'),
+                     count(*) FILTER (WHERE event_type = 'FlightDeparted'),
+                     coalesce(sum((flight->>'distance_miles')::int) FILTER (WHERE event_type = 'FlightDeparted'), 0)
+                 FROM (SELECT event_type, convert_from(payload, 'UTF8')::jsonb AS flight FROM events WHERE {condition}) AS e"
+            ),
+            Kind::Sqlite => format!(
+                "SELECT count(DISTINCT flight->>'carrier'),
+                     count(*) FILTER (WHERE event_type = 'FlightDeparted'),
+                     coalesce(sum(flight->>'distance_miles') FILTER (WHERE event_type = 'FlightDeparted'), 0)
+                 FROM (SELECT event_type, CAST(payload AS TEXT) AS flight FROM events WHERE {condition}) AS e"
+            ),
+        };
+        assert_eq!(elsewhere.rows("carrier_delays", flown), setup.connect().rows(&sum), "{filters:?}");
+    }
+    let error = setup.run(["export", "--aggregate", "x"]);
+    assert!(error.exited(2).error().contains("an aggregate is TYPE/ID, such as User/u1, or CONTEXT/TYPE/ID"));
+}

@@ -271,7 +271,10 @@ async fn found(connection: &mut PgConnection, projection: &str, how: Reading) ->
 }
 
 /// The checkpoints of a projection, which are deleted. A commit that was on its way is waited for, and counts.
-async fn found_and_deleted(connection: &mut PgConnection, projection: &str) -> Result<Vec<Found>, sqlx::Error> {
+pub(in super::super) async fn found_and_deleted(
+    connection: &mut PgConnection,
+    projection: &str,
+) -> Result<Vec<Found>, sqlx::Error> {
     found(connection, projection, Reading::Deleting).await
 }
 
@@ -315,7 +318,7 @@ async fn replace(connection: &mut PgConnection, slot: &Slot, replacement: &Repla
     Ok(())
 }
 
-/// The parked aggregates of the projection.
+/// The parked aggregates of the partition.
 async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sqlx::Error> {
     let rows: Vec<(String, String, String)> = sqlx::query_as(
         "SELECT DISTINCT bounded_context, aggregate_type, aggregate_id FROM projectionist.dead_letters
@@ -331,6 +334,7 @@ async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sq
             aggregate_type,
             aggregate_id,
         })
+        .filter(|aggregate| slot.partition.owns(&aggregate.aggregate_id))
         .collect())
 }
 

@@ -1,17 +1,21 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is replaced, [`statements`] how statements
-//! are prepared and their parameters written, [`decode`] how columns are read.
+//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
+//! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
+//! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
+mod dead_letters;
 mod decode;
 mod literal;
+mod replays;
 mod statements;
 mod store;
 mod takeover;
 
 pub use claim::check;
-pub(super) use claim::{held, lock_key};
+pub(super) use claim::{found_and_deleted, held, lock_key};
+pub use dead_letters::PostgresLetters;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
 
@@ -35,6 +39,6 @@ fn sql_error(error: &sqlx::Error) -> SqlError {
 }
 
 /// A name as an SQL identifier.
-fn quote_identifier(name: &str) -> String {
+pub(super) fn quote_identifier(name: &str) -> String {
     format!("\"{}\"", name.replace('"', "\"\""))
 }

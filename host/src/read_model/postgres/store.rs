@@ -24,11 +24,11 @@ const DIVISION_BY_ZERO: &str = "22012";
 /// A claimed partition in Postgres.
 pub struct PostgresStore {
     /// The database, for its runtime.
-    database: Postgres,
+    pub(super) database: Postgres,
     /// The session that holds the claim.
-    connection: PgConnection,
+    pub(super) connection: PgConnection,
     /// Which partition.
-    slot: Slot,
+    pub(super) slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
     /// The claim.

@@ -273,8 +273,8 @@ pub(in super::super) fn no_lineage(column: usize, error: serde_json::Error) -> r
 }
 
 /// The checkpoints of a projection.
-fn found(transaction: &Transaction<'_>, projection: &str) -> rusqlite::Result<Vec<Found>> {
-    let mut statement = transaction.prepare(
+pub(in super::super) fn found(connection: &Connection, projection: &str) -> rusqlite::Result<Vec<Found>> {
+    let mut statement = connection.prepare(
         "SELECT total_partitions, partition_key, position, epoch, lineage, events_applied, owner, term, plugin_version,
              plugin_digest
          FROM _projectionist_checkpoints WHERE projection = ?1",
@@ -312,7 +312,7 @@ fn replace(transaction: &Transaction<'_>, slot: &Slot, replacement: &Replacement
     Ok(())
 }
 
-/// The parked aggregates of the projection.
+/// The parked aggregates of the partition.
 fn parked(connection: &Connection, slot: &Slot) -> rusqlite::Result<Parked> {
     let mut statement = connection.prepare(
         "SELECT DISTINCT bounded_context, aggregate_type, aggregate_id FROM _projectionist_dead_letters
@@ -321,5 +321,9 @@ fn parked(connection: &Connection, slot: &Slot) -> rusqlite::Result<Parked> {
     let aggregates = statement.query_map([&slot.projection], |row| {
         Ok(Aggregate { bounded_context: row.get(0)?, aggregate_type: row.get(1)?, aggregate_id: row.get(2)? })
     })?;
-    aggregates.collect()
+    let own = |aggregate: &rusqlite::Result<Aggregate>| match aggregate {
+        Ok(aggregate) => slot.partition.owns(&aggregate.aggregate_id),
+        Err(_) => true,
+    };
+    aggregates.filter(own).collect()
 }

@@ -2,14 +2,18 @@
 //!
 //! [`store`] is the transaction, [`claim`] the locked file that says who works, [`values`] how parameters bind
 //! and columns read, [`authorizer`] what SQLite itself refuses, beneath the guard.
+//! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod authorizer;
 mod claim;
+mod dead_letters;
+mod replays;
 mod store;
 mod values;
 
 pub use claim::{Locks, beat, check, depose};
-pub(super) use claim::{is_held, no_lineage};
+pub(super) use claim::{found, is_held, no_lineage, one_at_a_time};
+pub use dead_letters::SqliteLetters;
 pub use store::SqliteStore;
 
 use super::value::{SqlError, sqlstate};

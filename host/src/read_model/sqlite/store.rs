@@ -25,13 +25,13 @@ const STEPS_PER_LOOK: i32 = 2_000;
 /// A claimed partition in a projection's file.
 pub struct SqliteStore {
     /// The file.
-    connection: Connection,
+    pub(super) connection: Connection,
     /// Whose statement is compiled.
     compiling: Compiling,
     /// Says that this process works on the partition, for as long as it is open.
     _lock: Arc<File>,
     /// Which partition.
-    slot: Slot,
+    pub(super) slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
     /// The claim.
@@ -108,7 +108,7 @@ impl SqliteStore {
 
     /// Says BEGIN if it has not been said. Only now, so that a guest that computes first, or folds in memory, does
     /// not keep the other partitions from writing meanwhile.
-    fn ensure_begun(&mut self) -> Result<(), SqlError> {
+    pub(super) fn ensure_begun(&mut self) -> Result<(), SqlError> {
         if self.begin_pending {
             self.host("BEGIN IMMEDIATE", params![])?;
             self.begin_pending = false;
@@ -117,7 +117,7 @@ impl SqliteStore {
     }
 
     /// Runs a statement of the host's, and gives how many rows it changed.
-    fn host(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
+    pub(super) fn host(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
         let run = || self.connection.prepare_cached(sql)?.execute(parameters);
         run().map_err(|error| sql_error(&error))
     }

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use projectionist_sdk::Dialect;
 use projectionist_sdk::prelude::*;
 use serde::Deserialize;
 
@@ -56,6 +57,20 @@ enum Order {
     FailUntil {
         /// The name.
         switch: String,
+    },
+    /// Fails permanently unless a setting is there, as if the projection was mended by then.
+    FailUnless {
+        /// Its key.
+        setting: String,
+        /// A statement to run when it is there.
+        then: Option<String>,
+    },
+    /// Says so in the log and takes long, unless `switches` has a row of this name.
+    Linger {
+        /// The name.
+        switch: String,
+        /// How long: so many millions of rows are counted, each some 0.1 s.
+        millions: u32,
     },
     /// Fails transiently, always.
     FailTransiently,
@@ -158,16 +173,19 @@ impl Projection for Saboteur {
 }
 
 impl Saboteur {
+    /// How many notes there are.
+    fn count(&self, tx: &Transaction) -> Result<String, Failure> {
+        let notes: i64 = tx.query_one("SELECT count(*) AS notes FROM notes", params![])?.get("notes")?;
+        Ok(notes.to_string())
+    }
+
     /// Does what it is told; gives what to note, if not the event's version.
     fn obey(&mut self, tx: &Transaction, order: Order) -> Result<Option<String>, Failure> {
         match order {
             Order::Note | Order::Ponder => {}
             Order::NoteSeen => return Ok(Some(self.seen.to_string())),
             Order::NoteSetting { key } => return Ok(Some(config::get(&key).unwrap_or_else(|| "unset".to_owned()))),
-            Order::NoteCount => {
-                let notes: i64 = tx.query_one("SELECT count(*) AS notes FROM notes", params![])?.get("notes")?;
-                return Ok(Some(notes.to_string()));
-            }
+            Order::NoteCount => return self.count(tx).map(Some),
             Order::Fold { name, amount } => *self.folded.entry(name).or_default() += amount,
             Order::Log { message } => log::info!("{message}"),
             Order::FailUntil { switch } => {
@@ -175,6 +193,34 @@ impl Saboteur {
                 if row.is_none() {
                     return Err(Failure::transient(format!("the switch {switch} is off")));
                 }
+            }
+            Order::FailUnless { setting, then } => {
+                if config::get(&setting).is_none() {
+                    return Err(Failure::permanent(format!("not mended: {setting} is not set")));
+                }
+                if let Some(sql) = then {
+                    tx.execute(&sql, params![])?;
+                }
+                return self.count(tx).map(Some);
+            }
+            Order::Linger { switch, millions } => {
+                let row = tx.query_optional("SELECT name FROM switches WHERE name = $1", params![switch.as_str()])?;
+                if row.is_none() {
+                    log::info!("lingering");
+                    // Counts without keeping what it counts.
+                    let sql = match tx.dialect() {
+                        Dialect::Postgres => format!(
+                            "SELECT count(*) AS n FROM generate_series(1, 1000) AS a (n), generate_series(1, 1000) AS b (n),
+                                 generate_series(1, {millions}) AS c (n)"
+                        ),
+                        Dialect::Sqlite => format!(
+                            "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < {millions}000000)
+                             SELECT count(*) AS n FROM r"
+                        ),
+                    };
+                    tx.query(&sql, params![])?;
+                }
+                return self.count(tx).map(Some);
             }
             Order::FailTransiently => return Err(Failure::transient("told to fail transiently")),
             Order::FailPermanently => return Err(Failure::permanent("told to fail permanently")),

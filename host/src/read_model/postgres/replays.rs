@@ -1,0 +1,130 @@
+//! The host's tables in a replay on Postgres: requests and letters, in the session that holds the claim.
+
+use super::super::dead_letter::{Aggregate, Reason};
+use super::super::request::{Action, Amendment, Answer, Asked, Letter, Replays, Request};
+use super::super::store::Store as _;
+use super::super::value::SqlError;
+use super::{PostgresStore, sql_error};
+use crate::event::Position;
+
+/// A request's row: id, bounded context, aggregate type, aggregate id, action, position.
+type RequestRow = (i64, String, String, String, String, Option<i64>);
+
+/// Text as Postgres stores it.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
+impl Replays for PostgresStore {
+    fn requests(&mut self) -> Result<Vec<Request>, SqlError> {
+        let read = sqlx::query_as::<_, RequestRow>(
+            "SELECT id, bounded_context, aggregate_type, aggregate_id, action, global_position
+             FROM projectionist.dead_letter_requests WHERE projection = $1 AND outcome IS NULL ORDER BY id",
+        )
+        .bind(&self.slot.projection)
+        .fetch_all(&mut self.connection);
+        let rows = self.database.block_on(read).map_err(|error| sql_error(&error))?;
+        let requests = rows.into_iter().map(|(id, bounded_context, aggregate_type, aggregate_id, action, position)| {
+            let aggregate = Aggregate { bounded_context, aggregate_type, aggregate_id };
+            Request { id, aggregate, action: Action::stored(&action, position) }
+        });
+        Ok(requests.filter(|request| self.slot.partition.owns(&request.aggregate.aggregate_id)).collect())
+    }
+
+    fn note(&mut self, request: i64, why: &str) -> Result<(), SqlError> {
+        let update =
+            sqlx::query("UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL")
+                .bind(request)
+                .bind(storable(why))
+                .execute(&mut self.connection);
+        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn letters(&mut self, aggregate: &Aggregate) -> Result<Vec<Letter>, SqlError> {
+        self.send()?;
+        let read = sqlx::query_as::<_, (i64, String, i32)>(
+            "SELECT global_position, reason, attempts FROM projectionist.dead_letters
+             WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
+               AND reason <> 'skipped'
+             ORDER BY global_position",
+        )
+        .bind(&self.slot.projection)
+        .bind(&aggregate.bounded_context)
+        .bind(&aggregate.aggregate_type)
+        .bind(&aggregate.aggregate_id)
+        .fetch_all(&mut self.connection);
+        let rows = self.database.block_on(read).map_err(|error| sql_error(&error))?;
+        let letter = |(position, reason, attempts): (i64, String, i32)| Letter {
+            position: Position::from_sql(position),
+            reason: Reason::stored(&reason),
+            attempts: attempts.unsigned_abs(),
+        };
+        Ok(rows.into_iter().map(letter).collect())
+    }
+
+    fn amend(&mut self, amendment: &Amendment<'_>) -> Result<(), SqlError> {
+        self.send()?;
+        let update = sqlx::query(
+            "UPDATE projectionist.dead_letters SET reason = $3, error = coalesce($4, error), attempts = $5,
+                 plugin_digest = $6
+             WHERE projection = $1 AND global_position = $2",
+        )
+        .bind(&self.slot.projection)
+        .bind(amendment.position.to_sql())
+        .bind(amendment.reason.as_str())
+        .bind(amendment.error.map(storable))
+        .bind(amendment.attempts.cast_signed())
+        .bind(amendment.plugin_digest)
+        .execute(&mut self.connection);
+        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn unpark(&mut self, aggregate: &Aggregate) -> Result<(), SqlError> {
+        self.send()?;
+        let delete = sqlx::query(
+            "DELETE FROM projectionist.dead_letters
+             WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
+               AND reason <> 'skipped'",
+        )
+        .bind(&self.slot.projection)
+        .bind(&aggregate.bounded_context)
+        .bind(&aggregate.aggregate_type)
+        .bind(&aggregate.aggregate_id)
+        .execute(&mut self.connection);
+        self.database.block_on(delete).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn answer(&mut self, asked: Asked<'_>, answer: &Answer) -> Result<(), SqlError> {
+        self.send()?;
+        let (request, aggregate) = match asked {
+            Asked::One(request) => (Some(request), None),
+            Asked::About(aggregate) => (None, Some(aggregate)),
+        };
+        let update = sqlx::query(
+            "UPDATE projectionist.dead_letter_requests SET outcome = $1, applied = $2, failed_position = $3,
+                 message = $4, done_by = $5, done_at = now()
+             WHERE projection = $6 AND outcome IS NULL
+               AND (id = $7 OR (bounded_context = $8 AND aggregate_type = $9 AND aggregate_id = $10))",
+        )
+        .bind(answer.outcome.as_str())
+        .bind(answer.applied.cast_signed())
+        .bind(answer.failed.map(Position::to_sql))
+        .bind(storable(&answer.message))
+        .bind(&answer.by)
+        .bind(&self.slot.projection)
+        .bind(request)
+        .bind(aggregate.map(|aggregate| &aggregate.bounded_context))
+        .bind(aggregate.map(|aggregate| &aggregate.aggregate_type))
+        .bind(aggregate.map(|aggregate| &aggregate.aggregate_id))
+        .execute(&mut self.connection);
+        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+    }
+
+    fn check_deferred(&mut self) -> Result<(), SqlError> {
+        self.send()?;
+        // Going back to the savepoint makes them deferred again, as the next event may rely on.
+        let check = "SAVEPOINT deferred; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO deferred; RELEASE deferred";
+        let check = sqlx::raw_sql(check).execute(&mut self.connection);
+        self.database.block_on(check).map(drop).map_err(|error| sql_error(&error))
+    }
+}
