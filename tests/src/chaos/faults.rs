@@ -4,8 +4,8 @@
 //! own, and what it does not need of it changes nothing for the next.
 
 use std::path::PathBuf;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -32,6 +32,8 @@ pub struct Stage<'setup> {
     pub builds: [Vec<u8>; 2],
     /// Which of them is in place.
     pub build: usize,
+    /// A rebuild that runs, and when it is to be killed.
+    pub rebuild: Option<(Child, Option<Instant>)>,
 }
 
 /// Where a fault makes sense.
@@ -62,7 +64,7 @@ const fn fault(name: &'static str, weight: u64, place: Where, inflict: fn(&mut S
 }
 
 /// All of them.
-const ALL: [Fault; 17] = [
+const ALL: [Fault; 18] = [
     fault("kill", 20, Where::Everywhere, kill),
     fault("kill everybody", 3, Where::Everywhere, kill_everybody),
     fault("kill in a stall", 6, Where::Everywhere, kill_in_a_stall),
@@ -77,16 +79,11 @@ const ALL: [Fault; 17] = [
     fault("kill an import", 4, Where::Everywhere, kill_an_import),
     fault("swap", 8, Where::Everywhere, swap),
     fault("poison", 6, Where::Everywhere, poison),
-    fault("retry letters", RETRY, Where::Everywhere, retry_letters),
-    fault("rescale", RESCALE, Where::Everywhere, rescale),
-    fault("rescale, mixed", RESCALE, Where::Everywhere, rescale_mixed),
+    fault("retry letters", 5, Where::Everywhere, retry_letters),
+    fault("rebuild", 4, Where::Everywhere, rebuild),
+    fault("rescale", 4, Where::Everywhere, rescale),
+    fault("rescale, mixed", 4, Where::Everywhere, rescale_mixed),
 ];
-
-/// How often dead letters are retried; 0 while there is no `host dlq`.
-pub const RETRY: u64 = 5;
-
-/// How often the number of partitions changes, in each of two ways.
-pub const RESCALE: u64 = 4;
 
 /// The faults of a seed: each with the pause before it and a stream of its own. First comes one of each kind, so that a
 /// short run has them all; then they come by their weights.
@@ -391,6 +388,46 @@ impl Stage<'_> {
             assert!(letters.is_empty(), "after a cure and a retry {projection} still has {letters:?}");
         }
         self.fleet.start_all();
+    }
+}
+
+/// A read model is built afresh beside the live one while all the rest goes on, and swapped; or the rebuild is killed on
+/// its way, and the next one goes on from there.
+fn rebuild(stage: &mut Stage<'_>, random: &mut Random) {
+    let projection = *random.one_of(&PROJECTIONS);
+    let (dies, life) = (random.percent(50), random.millis(50, 3_000));
+    if stage.rebuild.is_some() || !stage.has_tables(projection) {
+        return;
+    }
+    stage.fleet.wait_until_loaded();
+    stage.fleet.figures.rebuilds += 1;
+    let log = stage.fleet.log(&format!("rebuild-{}", stage.fleet.figures.rebuilds));
+    let mut command = stage.setup.command(["rebuild", "--stale-after", "3", "--poll-interval", "100"]);
+    command.args(["--log", "info", "--max-attempts", "3", "--plugin", &format!("{projection}=plugin.wasm")]);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
+    let child = command.spawn().expect("starting a rebuild");
+    stage.rebuild = Some((child, dies.then(|| Instant::now() + life)));
+}
+
+impl Stage<'_> {
+    /// Looks after the rebuild that runs: kills it when it is time, and judges how it ended.
+    pub fn tend_the_rebuild(&mut self) {
+        let Some((mut child, death)) = self.rebuild.take() else { return };
+        if death.is_some_and(|death| death <= Instant::now()) {
+            child.kill().expect("killing a rebuild");
+            child.wait().expect("waiting for a rebuild");
+            self.fleet.figures.rebuilds_killed += 1;
+            return;
+        }
+        match child.try_wait().expect("asking for a rebuild") {
+            None => self.rebuild = Some((child, death)),
+            // It gives up where workers wait on: a lost connection at the wrong moment, or somebody else's partition.
+            Some(status) => {
+                let number = self.fleet.figures.rebuilds;
+                assert!(matches!(status.code(), Some(0 | 1 | 4)), "rebuild {number} ended with {status}");
+                self.fleet.figures.rebuilt += u64::from(status.success());
+            }
+        }
     }
 }
 

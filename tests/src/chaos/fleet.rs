@@ -148,6 +148,12 @@ impl<'setup> Fleet<'setup> {
         self.figures.starts += 1;
     }
 
+    /// A log for somebody else.
+    #[must_use]
+    pub fn log(&self, name: &str) -> File {
+        File::create(self.logs.join(format!("{name}.log"))).expect("a log")
+    }
+
     /// Who runs in a slot.
     pub fn member(&mut self, slot: usize) -> Option<&mut Member> {
         self.members[slot].as_mut()

@@ -127,7 +127,7 @@ impl Plan {
         let builds = ["chronicle", "chronicle_swap"].map(|name| std::fs::read(plugin(name)).expect("a plugin"));
         let file = setup.file("plugin.wasm", &builds[0]);
         let fleet = Fleet::new(setup, arguments(), PARTITIONS);
-        let mut stage = Stage { setup, cluster, fleet, plugin: file, builds, build: 0 };
+        let mut stage = Stage { setup, cluster, fleet, plugin: file, builds, build: 0, rebuild: None };
         let office = Office::default();
         let mut faults: BTreeMap<&'static str, u64> = BTreeMap::new();
         std::thread::scope(|scope| {
@@ -143,6 +143,7 @@ impl Plan {
             while start.elapsed() < self.time {
                 let Some((pause, fault, mut random)) = schedule.next() else { break };
                 stage.fleet.tend_for(pause);
+                stage.tend_the_rebuild();
                 let began = Instant::now();
                 (fault.inflict)(&mut stage, &mut random);
                 diary.push(format!("{:?}\t{}\t{:?}", began - start, fault.name, began.elapsed()));
@@ -163,16 +164,14 @@ impl Plan {
         let events = Events::read(setup);
         stage.come_to_rest();
         let mut verdict = Verdict::default();
-        if faults::RETRY > 0 {
-            // With letters, and without.
-            let mut before = Verdict::default();
-            judge(setup, &events, &mut before);
-            if !before.is_clean() {
-                verdict = before;
-            }
-            stage.resolve_letters(&mut random);
-            stage.come_to_rest();
+        // With letters, and without.
+        let mut before = Verdict::default();
+        judge(setup, &events, &mut before);
+        if !before.is_clean() {
+            verdict = before;
         }
+        stage.resolve_letters(&mut random);
+        stage.come_to_rest();
         stage.fleet.stop_all();
         judge(setup, &events, &mut verdict);
         let load = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
@@ -240,6 +239,11 @@ impl Stage<'_> {
     fn come_to_rest(&mut self) {
         self.fleet.thaw_all();
         let (mut seen, mut since) = (Vec::new(), Instant::now());
+        while self.rebuild.is_some() {
+            self.fleet.tend_for(Duration::from_millis(50));
+            self.tend_the_rebuild();
+            assert!(since.elapsed() < PATIENCE, "a rebuild does not end, although nothing harms it any more");
+        }
         loop {
             self.fleet.tend_for(Duration::from_millis(50));
             let (positions, last) = self.progress();

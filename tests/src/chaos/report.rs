@@ -51,6 +51,12 @@ pub struct Figures {
     pub retries: u64,
     /// Changes of the number of partitions.
     pub rescales: u64,
+    /// Rebuilds that were begun.
+    pub rebuilds: u64,
+    /// Of those, that were killed.
+    pub rebuilds_killed: u64,
+    /// Of those, that came through.
+    pub rebuilt: u64,
     /// Times that a worker took up another build of the plugin.
     pub swaps: u64,
     /// Plugin files that were refused.
@@ -125,6 +131,7 @@ impl fmt::Display for Figures {
         row("takeovers", self.takeovers, frozen)?;
         row("retries", self.retries, none())?;
         row("rescales", self.rescales, none())?;
+        row("rebuilds", self.rebuilds, format!(", {} came through, {} killed", self.rebuilt, self.rebuilds_killed))?;
         row("plugin swaps", self.swaps, format!(", {} bad files refused", self.refused))?;
         row("poison events", self.poison, format!(", {} times an aggregate was parked", self.parked))?;
         row("retried letters", self.retried, none())?;
