@@ -73,9 +73,15 @@ impl Setup {
     /// Events and read models in one database, of a server of the test's own, with the host's tables in it.
     #[must_use]
     pub fn on(cluster: &Cluster) -> Self {
-        let setup = Self { source: Database::on(cluster), read_model: None, folder: folder() };
+        let setup = Self::empty_on(cluster);
         setup.run(["migrate"]).success();
         setup
+    }
+
+    /// One database of a server of the test's own, without any table.
+    #[must_use]
+    pub fn empty_on(cluster: &Cluster) -> Self {
+        Self { source: Database::on(cluster), read_model: None, folder: folder() }
     }
 
     /// Events in one kind of database, read models in one that is there already, with the host's tables in both.
@@ -110,6 +116,12 @@ impl Setup {
     #[must_use]
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Keeps the folder when this is dropped; gives it.
+    pub fn keep(&mut self) -> PathBuf {
+        self.folder.disable_cleanup(true);
+        self.folder().to_owned()
     }
 
     /// A file in the hosts' working folder, with this content.
