@@ -105,6 +105,9 @@ pub struct Writer<'stage> {
 /// How a transaction went: the error is the database's.
 type Result = std::result::Result<(), String>;
 
+/// A way to append.
+type Way<Writer> = fn(&mut Writer, &mut Connection) -> Result;
+
 impl Writer<'_> {
     /// Writes until the office is closed.
     pub fn work(mut self) {
@@ -126,7 +129,7 @@ impl Writer<'_> {
     /// One append, of some kind. Gives the connection back, if it is still of use.
     fn append(&mut self, mut connection: Connection) -> Option<Connection> {
         let two_phase = if self.setup.source().kind() == Kind::Postgres { 4 } else { 0 };
-        let ways: [(u64, fn(&mut Self, &mut Connection) -> Result); 6] = [
+        let ways: [(u64, Way<Self>); 6] = [
             (35, Self::single),
             (20, Self::several_at_once),
             (16, Self::interleaved),
@@ -230,7 +233,7 @@ impl Writer<'_> {
 
     /// Commits in two phases, perhaps from another connection. While hosts are notified, Postgres refuses it.
     fn two_phase(&mut self, connection: &mut Connection) -> Result {
-        let name = format!("chaos-{}-{}", self.number, self.random.next());
+        let name = format!("chaos-{}-{}", self.number, self.random.draw());
         self.begin(connection)?;
         connection.try_insert(&some_events(&mut self.random, 3))?;
         connection.try_execute(&format!("PREPARE TRANSACTION '{name}'"))?;

@@ -7,6 +7,7 @@ use projectionist_tests::Kind;
 use projectionist_tests::chaos::Plan;
 
 /// Torments this kind of database, with a seed that has not been tried before.
+#[expect(clippy::print_stdout, reason = "the figures, for whoever asks with --nocapture")]
 fn torment(kind: Kind) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
     let seed = u64::from(now.subsec_nanos()) << 12 | now.as_secs() & 0xfff;

@@ -203,7 +203,7 @@ impl<'setup> Model<'setup> {
         if !self.on_postgres() || self.prepared.len() >= 4 {
             return self.commit(session);
         }
-        let name = format!("model {}", self.random.next());
+        let name = format!("model {}", self.random.draw());
         self.execute(session, &format!("PREPARE TRANSACTION '{name}'"));
         let layers = std::mem::take(&mut self.sessions[session].layers);
         self.prepared.push((name, layers.into_iter().flatten().collect()));
