@@ -191,7 +191,7 @@ fn a_worker_whose_connection_is_lost_is_replaced_by_the_one_that_stands_by() {
 #[test]
 fn a_server_that_restarts_is_waited_for() {
     for mode in ["fast", "immediate"] {
-        let cluster = Cluster::start_with("synchronous_commit = on\n");
+        let cluster = Cluster::start();
         let setup = Setup::on(&cluster);
         setup.insert(&[note("a")]);
         let mut host = follow(&setup, &[]);
@@ -212,8 +212,7 @@ fn a_server_that_restarts_is_waited_for() {
 
 #[test]
 fn a_server_that_restarts_under_load_costs_no_event_and_doubles_none() {
-    // Without it, a server that is stopped at once forgets the events that it has just taken.
-    let cluster = Cluster::start_with("synchronous_commit = on\n");
+    let cluster = Cluster::start();
     let setup = Setup::on(&cluster);
     // A transaction an event, so that each restart hits all four workers on their way.
     let hosts = ["0", "2"].map(|key| {
