@@ -1,6 +1,11 @@
 # The habits of this project, one command each. `make demo` and `make test` do all the set-up there is.
 .DEFAULT_GOAL := help
-.PHONY: help demo build plugins test check bench check-cargo-component clean
+# What `make chaos` takes; without a seed, it takes a new one and says which.
+SEED :=
+MINUTES := 30
+DATABASE := both
+
+.PHONY: help demo build plugins test check chaos bench check-cargo-component clean
 
 # Where cargo builds; a folder outside the clone may be reused.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -32,6 +37,13 @@ check: ## Formatting, lints and documentation, every warning an error
 	cargo clippy --locked --manifest-path plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
 	cargo clippy --locked --manifest-path tests/plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
+
+chaos: ## Torment hosts at random: make chaos [SEED=number] [MINUTES=30] [DATABASE=postgres|sqlite|both]
+	@scripts/ensure-postgres
+	@scripts/build-plugins tests/plugins
+	cargo build --release --locked -p projectionist-host --bin host
+	cargo build --release --locked -p projectionist-tests --bin chaos
+	@$(TARGET)/release/chaos SEED=$(SEED) MINUTES=$(MINUTES) DATABASE=$(DATABASE)
 
 bench: ## Measure (no cases yet)
 	@echo "no benchmark yet: the cases come with the work on speed"

@@ -68,6 +68,15 @@ impl Cluster {
     /// As [`Cluster::shared`].
     #[must_use]
     pub fn start() -> Self {
+        Self::start_with("")
+    }
+
+    /// As [`Cluster::start`], with more lines for its `postgresql.conf`.
+    ///
+    /// # Panics
+    /// As [`Cluster::shared`].
+    #[must_use]
+    pub fn start_with(settings: &str) -> Self {
         let programs = programs().unwrap_or_else(|| {
             panic!(
                 "Postgres' server programs (initdb, pg_ctl) were found neither in PATH, nor by `pg_config --bindir`, nor \
@@ -86,7 +95,7 @@ impl Cluster {
         }
         let mut command = as_user(&programs, &folder, user, "sh");
         command.args(["-c", KEEPER, "projectionist-postgres"]).arg(&programs);
-        command.env("LOGINS", LOGINS).env("SETTINGS", SETTINGS);
+        command.env("LOGINS", LOGINS).env("SETTINGS", format!("{SETTINGS}{settings}"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // Ctrl-C in a terminal is for the tests; the keeper ends after them.
         command.process_group(0);

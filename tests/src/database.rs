@@ -94,6 +94,19 @@ impl Database {
         }
     }
 
+    /// A connection to the events, if there is one to be had.
+    ///
+    /// # Errors
+    /// What the database said when there is none.
+    pub fn try_connect(&self) -> Result<Connection, String> {
+        match self {
+            Self::Postgres(fresh) => {
+                postgres::Session::try_open(fresh.url()).map(Connection::Postgres).map_err(|error| error.to_string())
+            }
+            Self::Sqlite(path) => Connection::try_open_file(path).map_err(|error| error.to_string()),
+        }
+    }
+
     /// A connection to what a projection keeps in it: on Postgres with its schema as `search_path`, on SQLite to its
     /// own file.
     ///
@@ -151,13 +164,15 @@ impl Connection {
     /// Opens a file that must be there.
     #[track_caller]
     fn open_file(path: &Path) -> Self {
+        Self::try_open_file(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+    }
+
+    /// As [`Connection::open_file`], if it can be opened.
+    fn try_open_file(path: &Path) -> rusqlite::Result<Self> {
         let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_WRITE | rusqlite::OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let open = || -> rusqlite::Result<rusqlite::Connection> {
-            let connection = rusqlite::Connection::open_with_flags(path, flags)?;
-            connection.busy_timeout(Duration::from_secs(60))?;
-            Ok(connection)
-        };
-        Self::Sqlite(open().unwrap_or_else(|error| panic!("{}: {error}", path.display())))
+        let connection = rusqlite::Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(Duration::from_secs(60))?;
+        Ok(Self::Sqlite(connection))
     }
 
     /// Runs statements.
@@ -188,9 +203,17 @@ impl Connection {
     /// When it fails.
     #[track_caller]
     pub fn rows(&mut self, sql: &str) -> Vec<Vec<String>> {
+        self.try_rows(sql).unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// The rows of a query, as text.
+    ///
+    /// # Errors
+    /// What the database said when it failed.
+    pub fn try_rows(&mut self, sql: &str) -> Result<Vec<Vec<String>>, String> {
         match self {
-            Self::Postgres(session) => session.rows(sql).unwrap_or_else(|error| panic!("{sql}: {error}")),
-            Self::Sqlite(connection) => sqlite_rows(connection, sql).unwrap_or_else(|error| panic!("{sql}: {error}")),
+            Self::Postgres(session) => session.rows(sql).map_err(|error| error.to_string()),
+            Self::Sqlite(connection) => sqlite_rows(connection, sql).map_err(|error| error.to_string()),
         }
     }
 
@@ -213,6 +236,14 @@ impl Connection {
     /// When it fails.
     #[track_caller]
     pub fn insert(&mut self, events: &[Event]) {
+        self.try_insert(events).unwrap_or_else(|error| panic!("inserting events: {error}"));
+    }
+
+    /// As [`Connection::insert`].
+    ///
+    /// # Errors
+    /// What the database said when it failed.
+    pub fn try_insert(&mut self, events: &[Event]) -> Result<(), String> {
         let list: Vec<_> = events
             .iter()
             .map(|event| {
@@ -223,15 +254,13 @@ impl Connection {
             .collect();
         let list = json!(list).to_string();
         match self {
-            Self::Postgres(session) => {
-                session.insert(&list).unwrap_or_else(|error| panic!("inserting events: {error}"))
-            }
+            Self::Postgres(session) => session.insert(&list).map_err(|error| error.to_string()),
             Self::Sqlite(connection) => {
                 let insert = || {
                     connection.execute(INSERT_SQLITE, [&list])?;
                     connection.execute(HEADS_SQLITE, [&list])
                 };
-                insert().unwrap_or_else(|error| panic!("inserting events: {error}"));
+                insert().map(drop).map_err(|error: rusqlite::Error| error.to_string())
             }
         }
     }

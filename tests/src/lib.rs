@@ -23,6 +23,7 @@
 //! - [`SmallDisk`]: a file system that is soon full.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
 //! - [`wait_for`] and [`wait_until`]: conditions are awaited, times never asserted.
+//! - [`chaos`]: all of it tormented at random, for minutes, and judged by an independent oracle.
 //! - [`on_both_databases!`] and [`on_all_combinations!`]: a test written once, run everywhere.
 //!
 //! # What it needs
@@ -31,6 +32,7 @@
 //! Postgres' server programs, or a server named by `DATABASE_URL` whose user may create databases; a few tests restart
 //! the server or need its password files, and use a temporary one in any case.
 
+pub mod chaos;
 pub mod cluster;
 pub mod database;
 mod event;
@@ -53,6 +55,6 @@ pub use setup::{Checkpoint, DeadLetter, Setup};
 pub use small_disk::SmallDisk;
 pub use wait::{wait_for, wait_until};
 
-// Only the tests in tests/ make components with it.
+// Only the tests in tests/ make components, and read events as the host does.
 #[cfg(test)]
-use {wasm_encoder as _, wit_component as _};
+use {projectionist_host as _, wasm_encoder as _, wit_component as _};

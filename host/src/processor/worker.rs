@@ -356,6 +356,7 @@ impl Worker {
     /// Applies a batch on the fast path, or else carefully.
     fn apply(&self, applier: &mut Applier, batch: &super::reader::Batch) -> Result<(), Trouble> {
         let mut backoff = Backoff::default();
+        tracing::debug!(to = batch.to.get(), events = batch.events.len(), "batch begins");
         let applied = loop {
             let error = match applier.apply(batch) {
                 Ok(applied) => break applied,

@@ -93,7 +93,7 @@ impl Session {
     }
 
     /// Opens one, if the server lets us.
-    fn try_open(url: &str) -> sqlx::Result<Self> {
+    pub(super) fn try_open(url: &str) -> sqlx::Result<Self> {
         RUNTIME.block_on(PgConnection::connect(url)).map(Self)
     }
 

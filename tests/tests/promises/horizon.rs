@@ -1,7 +1,7 @@
 //! No event is lost because its transaction commits late. On Postgres positions are handed out before the commit, so a
 //! lower one can appear after a higher one was read.
 
-use projectionist_tests::{Cluster, Connection, Kind, Setup, wait_for, wait_until};
+use projectionist_tests::{Cluster, Connection, Kind, Setup, on_both_databases, wait_for, wait_until};
 use serde_json::Value;
 
 use crate::sabotage::{catch_up, follow, note, noted, notes};
@@ -56,6 +56,43 @@ fn a_rollback_leaves_a_hole_and_the_host_goes_on() {
     host.terminate();
     host.wait().success();
     assert_eq!((notes(&setup), setup.position("saboteur")), (vec![vec!["early".to_owned(), "1".to_owned()]], 2));
+}
+
+#[test]
+fn a_writer_whose_session_ends_leaves_a_hole_and_the_host_goes_on() {
+    let setup = Setup::new(Kind::Postgres);
+    let host = follow(&setup, &[]);
+    // One is cut off by the server, the other one dies.
+    let mut never = open_transaction(&setup, "never");
+    let neither = open_transaction(&setup, "neither");
+    setup.insert(&[note("early")]);
+    blocked(&setup);
+    let pid = never.value("SELECT pg_backend_pid()");
+    setup.connect().execute(&format!("SELECT pg_terminate_backend({pid})"));
+    drop(neither);
+    wait_until("the event behind the holes is applied", || noted(&setup) == 1);
+    host.terminate();
+    host.wait().success();
+    assert_eq!((notes(&setup), setup.position("saboteur")), (vec![vec!["early".to_owned(), "1".to_owned()]], 3));
+}
+
+on_both_databases!(what_a_writer_takes_back_to_a_savepoint_is_never_read);
+fn what_a_writer_takes_back_to_a_savepoint_is_never_read(setup: &Setup) {
+    let host = follow(setup, &[]);
+    let mut writer = setup.connect();
+    writer.execute("BEGIN");
+    writer.insert(&[note("kept")]);
+    writer.execute("SAVEPOINT here");
+    writer.insert(&[note("taken back"), note("taken back")]);
+    writer.execute("ROLLBACK TO SAVEPOINT here");
+    writer.insert(&[note("kept, too")]);
+    writer.execute("COMMIT");
+    setup.insert(&[note("after")]);
+    wait_until("what was kept is applied", || noted(setup) == 3);
+    host.terminate();
+    host.wait().success();
+    assert_eq!(notes(setup), [["kept", "1"], ["kept, too", "1"], ["after", "1"]]);
+    assert_eq!(setup.events_applied("saboteur"), 3);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 mod append;
 mod careful_path;
+mod chaos;
 mod claims;
 mod configuration;
 mod dead_letter_tools;
@@ -13,7 +14,9 @@ mod dead_letters;
 mod demo;
 mod environment;
 mod exactly_once;
+mod foreign_events;
 mod horizon;
+mod horizon_model;
 mod import_export;
 mod live;
 mod partitions;

@@ -217,7 +217,7 @@ on_both_databases!(interrupted_in_place_it_is_gone_on_with_by_a_run);
 fn interrupted_in_place_it_is_gone_on_with_by_a_run(setup: &Setup) {
     with_a_gate(setup);
     let host = begin(setup, &["--in-place", "--max-attempts", "1000"]);
-    wait_until("it stands at the gate", || noted(setup) == 2);
+    wait_until("it stands at the gate", || setup.position("saboteur") == 2);
     host.interrupt();
     let error = "the rebuild of saboteur was interrupted at position 2; the live one is incomplete\n\
                  hint: `host run` goes on from there; the same command would begin again";

@@ -23,13 +23,16 @@ fn live_workers_go_on_with_the_new_tables_and_every_event_counts_once(setup: &Se
     let sum = || setup.rows("carrier_delays", "SELECT sum(departed + cancelled) FROM carrier_delays");
     wait_until("it has caught up", || setup.events_applied("carrier_delays") == 3_000);
     std::thread::scope(|scope| {
-        let appends = scope.spawn(|| rest.chunks(10).for_each(|chunk| setup.insert(chunk)));
+        let (meanwhile, later) = rest.split_at(1_900);
+        let appends = scope.spawn(|| meanwhile.chunks(10).for_each(|chunk| setup.insert(chunk)));
         // Several swaps while events come in, also from another number of partitions.
         for workers in ["2", "1", "3", "2"] {
             let rebuild = ["rebuild", "--plugin", &*carrier_delays, "--workers", workers];
             setup.run(rebuild).success();
         }
         appends.join().unwrap();
+        // Whoever had nothing to do learns of the last swap only now.
+        setup.insert(later);
     });
     wait_until("it has caught up", || {
         setup.checkpoints("carrier_delays").iter().all(|checkpoint| checkpoint.position == 5_000)
@@ -309,4 +312,63 @@ fn a_reader_that_stays_is_named_and_makes_nobody_wait_for_long() {
     reader.execute("COMMIT");
     host.wait().success();
     is_rebuilt(&setup);
+}
+
+on_both_databases!(killed_again_and_again_rows_and_checkpoint_always_tell_the_same);
+fn killed_again_and_again_rows_and_checkpoint_always_tell_the_same(setup: &Setup) {
+    let events = flights::events();
+    let (first, rest) = events.split_at(2_000);
+    setup.insert(first);
+    let carrier_delays = plugin("carrier_delays");
+    let live = setup.start(["run", "--plugin", &carrier_delays, "--workers", "2", "--batch-size", "50"]);
+    wait_until("it has caught up", || setup.events_applied("carrier_delays") == 2_000);
+    let checkpoints = setup.own_table("checkpoints");
+    let look = format!(
+        "SELECT (SELECT coalesce(sum(departed + cancelled), 0) FROM carrier_delays),
+                (SELECT sum(events_applied) FROM {checkpoints} WHERE projection = 'carrier_delays')"
+    );
+    let over = AtomicBool::new(false);
+    let killed = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut connection = setup.read_model().connect_to("carrier_delays");
+            let mut looks = 0_u32;
+            while !over.load(Ordering::Relaxed) {
+                let row = connection.rows(&look).remove(0);
+                assert_eq!(row[0], row[1], "what the rows say and what the checkpoints say");
+                looks += 1;
+            }
+            looks
+        });
+        let appends = scope.spawn(|| rest.chunks(20).for_each(|chunk| setup.insert(chunk)));
+        let mut killed = 0;
+        // From its start to its end, and a little later each time.
+        for number in 0..24_u32 {
+            let workers = (number % 3 + 1).to_string();
+            let mut command = setup.command(["rebuild", "--plugin", &carrier_delays, "--workers", &workers]);
+            command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+            let mut host = command.spawn().expect("a host");
+            std::thread::sleep(std::time::Duration::from_millis(u64::from(number) * 40));
+            if host.try_wait().expect("asking for the process").is_none() {
+                killed += 1;
+            }
+            host.kill().expect("killing it");
+            host.wait().expect("waiting for it");
+        }
+        appends.join().unwrap();
+        wait_until("a rebuild comes to its end", || {
+            setup.run(["rebuild", "--plugin", &carrier_delays]).code == Some(0)
+        });
+        over.store(true, Ordering::Relaxed);
+        assert!(reader.join().unwrap() > 100);
+        killed
+    });
+    assert!(killed > 5, "{killed} were killed on their way");
+    wait_until("it has caught up", || {
+        setup.checkpoints("carrier_delays").iter().all(|checkpoint| checkpoint.position == 5_000)
+    });
+    live.terminate();
+    live.wait().success();
+    assert_eq!(setup.sorted_rows("carrier_delays", "SELECT * FROM carrier_delays"), flights::carrier_delays());
+    assert_eq!(setup.events_applied("carrier_delays"), 5_000);
+    leaves_nothing_behind(setup);
 }

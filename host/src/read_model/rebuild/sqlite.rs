@@ -36,6 +36,9 @@ const BUSY: Duration = Duration::from_millis(10);
 /// The host's tables whose rows are a projection's.
 const OWN_TABLES: [&str; 3] = ["checkpoints", "dead_letters", "projections"];
 
+/// What operators ask of the workers of a projection.
+const REQUESTS: &str = "_projectionist_dead_letter_requests";
+
 /// The right to rebuild a projection: a locked file.
 #[derive(Debug)]
 pub struct Rebuild {
@@ -168,8 +171,14 @@ impl Rebuild {
         rename(&transaction, &name_of(&self.projection), &self.projection)?;
         let successors = successors(&found(live, &self.projection)?, &found(&transaction, &self.projection)?);
         transaction.execute("DELETE FROM _projectionist_checkpoints", [])?;
-        // What was asked was about dead letters that are no more.
-        transaction.execute("DELETE FROM _projectionist_dead_letter_requests", [])?;
+        // What was asked was about dead letters that are no more. Their numbers are not given again: whoever waits for an
+        // answer is not to take that of another.
+        transaction.execute(&format!("DELETE FROM {REQUESTS}"), [])?;
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
+        let last: Option<i64> = live.query_row(sql, [REQUESTS], |row| row.get(0)).optional()?;
+        transaction.execute("DELETE FROM sqlite_sequence WHERE name = ?1", [REQUESTS])?;
+        let sql = "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)";
+        transaction.execute(sql, params![REQUESTS, last.unwrap_or(0)])?;
         for Successor { row, term, plugin_version, plugin_digest } in successors {
             transaction.execute(
                 "INSERT INTO _projectionist_checkpoints (projection, total_partitions, partition_key, position, epoch,

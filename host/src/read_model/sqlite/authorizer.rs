@@ -65,6 +65,8 @@ fn judge(context: &AuthContext<'_>, whose: Whose) -> Authorization {
         | AuthAction::Update { table_name, .. }
         | AuthAction::Delete { table_name } => allow(own(table_name)),
         AuthAction::Function { function_name } => allow(!function_name.eq_ignore_ascii_case("load_extension")),
+        // Where SQLite keeps the numbers of AUTOINCREMENT. It makes that table itself, and lets nobody else do it.
+        AuthAction::CreateTable { table_name: "sqlite_sequence" } => allow(defining),
         AuthAction::CreateTable { table_name }
         | AuthAction::DropTable { table_name }
         | AuthAction::AlterTable { table_name, .. }
