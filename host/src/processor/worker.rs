@@ -37,6 +37,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(5);
 /// reading a few of them again after a restart.
 const PASS_EVERY: Duration = Duration::from_secs(1);
 
+/// How often a worker that has nothing to do sees that its checkpoint is still where it has left it. A commit would
+/// show, but it has none to make: a rebuild that put the checkpoint back would go unnoticed until the next event.
+const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
 /// How a worker ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -309,7 +313,7 @@ impl Worker {
         backoff: &mut Backoff,
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
-        let mut passed = Instant::now();
+        let (mut passed, mut verified) = (Instant::now(), Instant::now());
         let mut requests = Requests::default();
         loop {
             if self.stop.is_requested() {
@@ -342,6 +346,10 @@ impl Worker {
             }
             if batch.more {
                 continue;
+            }
+            if verified.elapsed() >= VERIFY_EVERY {
+                applier.work().verify().map_err(ApplyError::from)?;
+                verified = Instant::now();
             }
             seen = self.source.0.wait(seen, Requests::pause(applier, pause));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);

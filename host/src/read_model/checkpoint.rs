@@ -67,12 +67,19 @@ pub(super) struct Found {
     pub(super) version: u32,
 }
 
+impl Found {
+    /// Whether it is the row that a worker left, under its claim.
+    pub(super) fn is(&self, epoch: Epoch, position: Position) -> bool {
+        self.epoch == epoch && self.position == position
+    }
+}
+
 impl Mine<'_> {
     /// Why a commit was refused: which of the conditions does not hold. Where the row is gone, `last` is who made the
     /// last claim of any partition: the number of partitions was changed.
     pub(super) fn refused(&self, found: Option<Found>, last: impl FnOnce() -> Option<String>) -> CommitError {
         match found {
-            Some(found) if found.epoch == self.epoch && found.position == self.position => CommitError::OtherVersion {
+            Some(found) if found.is(self.epoch, self.position) => CommitError::OtherVersion {
                 projection: self.slot.projection.clone(),
                 found: found.version,
                 ours: self.version,

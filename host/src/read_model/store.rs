@@ -200,6 +200,13 @@ pub trait Store: Replays {
     /// When the connection fails.
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError>;
 
+    /// Sees that the checkpoint is still as this worker knows it, outside of a transaction. A commit proves it anyway;
+    /// this is for a worker that has nothing to commit.
+    ///
+    /// # Errors
+    /// When the worker is fenced, a tool of the host has changed the checkpoint, or the connection fails.
+    fn verify(&mut self) -> Result<(), CommitError>;
+
     /// Runs whatever was kept, moves the checkpoint from where this worker knows it, and commits.
     ///
     /// # Errors

@@ -272,6 +272,14 @@ impl UnitOfWork {
         self.store.commit(in_place)
     }
 
+    /// Sees that the checkpoint is still this worker's, and where it has left it.
+    ///
+    /// # Errors
+    /// As [`Store::verify`].
+    pub fn verify(&mut self) -> Result<(), CommitError> {
+        self.store.verify()
+    }
+
     /// Runs whatever is buffered, moves the checkpoint, commits.
     ///
     /// # Errors

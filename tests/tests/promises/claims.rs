@@ -80,6 +80,26 @@ fn whoever_was_fenced_writes_nothing_and_exits_with_4(setup: &Setup) {
     assert_eq!(setup.position("saboteur"), 1);
 }
 
+on_both_databases!(a_worker_that_has_nothing_to_do_notices_that_its_checkpoint_was_put_back);
+fn a_worker_that_has_nothing_to_do_notices_that_its_checkpoint_was_put_back(setup: &Setup) {
+    setup.insert(&[note("a"), note("b")]);
+    let mut host = follow(setup, &[]);
+    wait_until("it works", || noted(setup) == 2);
+    // As a rebuild does: the rows and the checkpoint that goes with them.
+    let table = setup.own_table("checkpoints");
+    setup.read_model().connect_to("saboteur").execute(&format!(
+        "BEGIN; DELETE FROM notes WHERE aggregate = 'b';
+         UPDATE {table} SET position = 1, events_applied = 1, epoch = epoch + 1, owner = 'projectionist rebuild there/7';
+         COMMIT"
+    ));
+    host.wait_for_log("claiming the partition again");
+    wait_until("it has applied the second event again", || noted(setup) == 2);
+    host.terminate();
+    host.wait().success();
+    assert_eq!(notes(setup), [["a", "1"], ["b", "1"]]);
+    assert_eq!(setup.events_applied("saboteur"), 2);
+}
+
 /// Events that take their time, and whose rows are written when the batch ends.
 fn ponderings(count: usize) -> Vec<Event> {
     (0..count).map(|number| order(&format!("p{number}"), json!({"do": "ponder"}))).collect()

@@ -168,8 +168,8 @@ impl PostgresStore {
         })
     }
 
-    /// Why the checkpoint was not moved.
-    fn fenced(&mut self, ours: u32) -> CommitError {
+    /// What the checkpoint says, if it is there.
+    fn found(&mut self) -> Result<Option<Found>, SqlError> {
         let find = sqlx::query_as::<_, (String, i64, i64, i32)>(
             "SELECT owner, epoch, position, schema_version FROM projectionist.checkpoints
              JOIN projectionist.projections USING (projection)
@@ -178,13 +178,18 @@ impl PostgresStore {
         .bind(&self.slot.projection)
         .bind(self.slot.partition.total().cast_signed())
         .bind(self.slot.partition.key().cast_signed())
-        .fetch_one(&mut self.connection);
-        let found = self.database.block_on(find).ok().map(|(owner, epoch, position, version)| Found {
+        .fetch_optional(&mut self.connection);
+        let found = self.database.block_on(find).map_err(|error| sql_error(&error))?;
+        Ok(found.map(|(owner, epoch, position, version)| Found {
             owner,
             epoch: Epoch(epoch),
             position: Position::from_sql(position),
             version: version.unsigned_abs(),
-        });
+        }))
+    }
+
+    /// Why the checkpoint was not moved, or may not be.
+    fn fenced(&mut self, found: Option<Found>, ours: u32) -> CommitError {
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
         let last = sqlx::query_scalar(
             "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1",
@@ -368,6 +373,13 @@ impl Store for PostgresStore {
         self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
     }
 
+    fn verify(&mut self) -> Result<(), CommitError> {
+        match self.found()? {
+            Some(found) if found.is(self.epoch, self.position) => Ok(()),
+            found => Err(self.fenced(found, 0)),
+        }
+    }
+
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
         self.statements.keep_own(&format!(
             "EXECUTE projectionist_advance({}, {}, {}, '{}', {})",
@@ -389,7 +401,11 @@ impl Store for PostgresStore {
             Err(SendError { error, part }) => {
                 self.rollback().ok();
                 let fenced = part == fence && error.code == DIVISION_BY_ZERO;
-                Err(if fenced { self.fenced(advance.plugin_version) } else { error.into() })
+                if !fenced {
+                    return Err(error.into());
+                }
+                let found = self.found()?;
+                Err(self.fenced(found, advance.plugin_version))
             }
         }
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
-use rusqlite::{Connection, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::checkpoint::{Advance, Epoch, Slot};
 use super::super::checkpoint::{Found, Mine};
@@ -166,10 +166,11 @@ impl SqliteStore {
         Ok(rowset)
     }
 
-    /// Why the checkpoint was not moved.
-    fn fenced(&self, ours: u32) -> CommitError {
+    /// What the checkpoint says, if it is there.
+    fn found(&self) -> Result<Option<Found>, SqlError> {
         let found = self.connection.query_row(
-            "SELECT owner, epoch, position, (SELECT schema_version FROM _projectionist_projections WHERE projection = ?1)
+            "SELECT owner, epoch, position,
+                 coalesce((SELECT schema_version FROM _projectionist_projections WHERE projection = ?1), 0)
              FROM _projectionist_checkpoints
              WHERE projection = ?1 AND total_partitions = ?2 AND partition_key = ?3",
             params![self.slot.projection, self.slot.partition.total(), self.slot.partition.key()],
@@ -178,10 +179,15 @@ impl SqliteStore {
                 Ok(Found { owner: row.get(0)?, epoch: Epoch(row.get(1)?), position, version: row.get(3)? })
             },
         );
+        found.optional().map_err(|error| sql_error(&error))
+    }
+
+    /// Why the checkpoint was not moved, or may not be.
+    fn fenced(&self, found: Option<Found>, ours: u32) -> CommitError {
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
         let last = "SELECT owner FROM _projectionist_checkpoints WHERE projection = ?1
                     ORDER BY (owner = ''), updated_at DESC LIMIT 1";
-        mine.refused(found.ok(), || self.connection.query_row(last, [&self.slot.projection], |row| row.get(0)).ok())
+        mine.refused(found, || self.connection.query_row(last, [&self.slot.projection], |row| row.get(0)).ok())
     }
 }
 
@@ -290,6 +296,13 @@ impl Store for SqliteStore {
         .map(drop)
     }
 
+    fn verify(&mut self) -> Result<(), CommitError> {
+        match self.found()? {
+            Some(found) if found.is(self.epoch, self.position) => Ok(()),
+            found => Err(self.fenced(found, 0)),
+        }
+    }
+
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
         let moved = self.ensure_begun().and_then(|()| {
             self.host(
@@ -319,7 +332,8 @@ impl Store for SqliteStore {
             }),
             Ok(_) => {
                 self.rollback().ok();
-                Err(self.fenced(advance.plugin_version))
+                let found = self.found()?;
+                Err(self.fenced(found, advance.plugin_version))
             }
             Err(error) => {
                 self.rollback().ok();
