@@ -1,6 +1,6 @@
 //! A host that runs: the real binary as a process of its own, which can be signalled and whose log can be waited for.
 
-use std::io::{BufRead as _, BufReader, Read};
+use std::io::{BufRead as _, BufReader, Read, Write as _};
 use std::os::unix::process::ExitStatusExt as _;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 
 use crate::wait::PATIENCE;
 use crate::{Output, wait_until};
+
+/// How many characters of a host's log a failed test shows.
+const LOG_IN_A_PANIC: usize = 4_000;
 
 /// A process that runs. Dropped, it is killed.
 #[derive(Debug)]
@@ -143,6 +146,13 @@ impl Drop for Host {
         // It has mostly ended already.
         self.child.kill().ok();
         self.child.wait().ok();
+        if std::thread::panicking() {
+            // Whatever the test has to say: this is what the host had.
+            let log = self.stderr.text();
+            let start = log.char_indices().rev().nth(LOG_IN_A_PANIC).map_or(0, |(at, _)| at);
+            let text = format!("--- the end of the log of `{}`\n{}\n", self.command, &log[start..]);
+            std::io::stderr().lock().write_all(text.as_bytes()).ok();
+        }
     }
 }
 

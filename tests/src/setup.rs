@@ -215,23 +215,23 @@ impl Setup {
         rows
     }
 
-    /// How many rows a projection's table has; 0 before there is one.
+    /// How many rows a projection's table has; 0 while there is none.
+    ///
+    /// # Panics
+    /// When it cannot be read for another reason.
     #[must_use]
+    #[track_caller]
     pub fn count(&self, projection: &str, table: &str) -> u64 {
         if self.checkpoints(projection).is_empty() {
             return 0;
         }
-        let mut connection = self.read_model().connect_to(projection);
-        let there = match self.read_model().kind() {
-            Kind::Postgres => {
-                format!("SELECT count(*) FROM pg_tables WHERE schemaname = '{projection}' AND tablename = '{table}'")
-            }
-            Kind::Sqlite => format!("SELECT count(*) FROM sqlite_master WHERE name = '{table}'"),
-        };
-        if connection.value(&there) == "0" {
-            return 0;
+        let sql = format!("SELECT count(*) FROM {table}");
+        match self.read_model().connect_to(projection).try_rows(&sql) {
+            Ok(rows) => number(&rows[0][0]),
+            // Not yet, or between a rebuild in place and its first batch.
+            Err(error) if error.contains("no such table") || error.contains("does not exist") => 0,
+            Err(error) => panic!("{sql}: {error}"),
         }
-        number(&connection.value(&format!("SELECT count(*) FROM {table}")))
     }
 
     /// The greatest position among the events; 0 without any.

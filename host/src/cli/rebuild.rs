@@ -3,7 +3,7 @@
 //!
 //! It works in rounds. A round is workers that run until they have applied what was there when they began
 //! (`host run --once`, under the name of a rebuild); the next one applies what has come meanwhile. Each is shorter
-//! than the one before, and when one took no time the swap follows. `progress` says how far a round is.
+//! than the one before, and when next to nothing is left the swap follows. `progress` says how far a round is.
 
 mod progress;
 
@@ -29,7 +29,8 @@ use crate::read_model::overview::Overview;
 use crate::read_model::rebuild::{self, Rebuild, Swap};
 use crate::source::Source;
 
-/// A round that took no longer has caught up: what came meanwhile is left to the live workers.
+/// A round that took no longer has caught up, and so has one after which no more than a batch is left: that is done by
+/// the live workers.
 const SHORT: Duration = Duration::from_secs(1);
 
 /// How long the first attempt to swap waits for those who use the live tables. It is a pause for whoever comes after.
@@ -150,7 +151,7 @@ impl RebuildCommand {
         }
     }
 
-    /// Runs the projection round after round, until one was short.
+    /// Runs the projection round after round, until next to nothing is left.
     fn follow(&self, ground: &Ground<'_>, slot: &Arc<PluginSlot>, total: u32) -> anyhow::Result<()> {
         let partitions: Vec<Partition> = (0..total).map(|key| Partition::new(key, total)).collect::<Result<_, _>>()?;
         let options = self.loop_options.options(Until::CaughtUp);
@@ -167,7 +168,9 @@ impl RebuildCommand {
             if ground.stop.is_requested() {
                 return Err(ground.interrupted()?);
             }
-            if began.elapsed() < SHORT {
+            // On a slow machine no round is short; then it counts that no more than a batch has come meanwhile.
+            let left = ground.source.last()?.get().saturating_sub(ground.reached()?.get());
+            if began.elapsed() < SHORT || left <= options.batch_size as u64 {
                 return Ok(());
             }
         }
@@ -273,14 +276,22 @@ impl Ground<'_> {
         Ok(Ended::failed(self.so_far("was interrupted")?, hint).into())
     }
 
+    /// How far all partitions of what is built are.
+    fn reached(&self) -> anyhow::Result<Position> {
+        let name = match self.place {
+            Place::Beside => rebuild::name_of(&self.projection),
+            Place::InPlace => self.projection.clone(),
+        };
+        Ok(self.overview(&name)?.as_ref().map(position_of).unwrap_or_default())
+    }
+
     /// What became of a rebuild that did not come to its end.
     fn so_far(&self, how: &str) -> anyhow::Result<String> {
-        let projection = &self.projection;
-        let (name, live) = match self.place {
-            Place::Beside => (rebuild::name_of(projection), "as it was"),
-            Place::InPlace => (projection.clone(), "incomplete"),
+        let (projection, reached) = (&self.projection, self.reached()?);
+        let live = match self.place {
+            Place::Beside => "as it was",
+            Place::InPlace => "incomplete",
         };
-        let reached = self.overview(&name)?.as_ref().map(position_of).unwrap_or_default();
         Ok(format!("the rebuild of {projection} {how} at position {reached}; the live one is {live}"))
     }
 

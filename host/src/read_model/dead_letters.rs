@@ -12,7 +12,7 @@ use super::{postgres, sqlite};
 use crate::database::DatabaseError;
 use crate::event::Position;
 
-/// Which letters. Nothing stands for all.
+/// Which letters. Nothing stands for all; but those of a rebuild that is under way (`NAME+rebuild`) have to be asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
     /// Of this projection.

@@ -253,3 +253,32 @@ fn what_is_not_done_in_time_stays_queued(setup: &Setup) {
     host.terminate();
     host.wait().success();
 }
+
+on_both_databases!(letters_of_a_rebuild_that_is_under_way_are_left_alone);
+fn letters_of_a_rebuild_that_is_under_way_are_left_alone(setup: &Setup) {
+    letters(setup);
+    // As a rebuild keeps them.
+    let rename = format!("UPDATE {} SET projection = 'saboteur+rebuild'", setup.own_table("dead_letters"));
+    setup.read_model().connect_to("saboteur").execute(&rename);
+    assert_eq!(dlq(setup, &["list"]).success().stdout, "There are no dead letters.\n");
+    assert_eq!(dlq(setup, &["retry", "--all"]).success().stdout, "nothing is parked there\n");
+    assert_eq!(dlq(setup, &["purge", "--all"]).success().stdout, "purged the letters of 0 skipped events\n");
+}
+
+on_both_databases!(whoever_waits_for_an_answer_is_told_when_a_rebuild_has_made_it_void);
+fn whoever_waits_for_an_answer_is_told_when_a_rebuild_has_made_it_void(setup: &Setup) {
+    setup.insert(&[bad("a")]);
+    catch_up(setup, &[]).success();
+    let host = crate::sabotage::follow(setup, &[]);
+    projectionist_tests::wait_until("it works", || setup.checkpoints("saboteur")[0].epoch == 2);
+    host.freeze();
+    let command = setup.start(["dlq", "retry", "default/Saboteur/a", "--timeout", "120"]);
+    let table = setup.own_table("dead_letter_requests");
+    let asked = || setup.rows("saboteur", &format!("SELECT id FROM {table}"));
+    projectionist_tests::wait_until("it has asked", || asked() == [["1"]]);
+    setup.read_model().connect_to("saboteur").execute(&format!("DELETE FROM {table}"));
+    let error = "saboteur: default/Saboteur/a: request 1 is gone, and with it the dead letters that it was about: a \
+                 rebuild, say\n\
+                 hint: `host dlq list` shows what is parked and what was skipped";
+    command.wait().failed(1, error);
+}

@@ -145,3 +145,21 @@ fn what_depends_on_the_live_tables_is_not_dropped_with_them() {
     wait_until("it goes on", || rebuild(&setup, &[]).code == Some(0));
     is_rebuilt(&setup);
 }
+
+on_both_databases!(what_was_asked_about_the_old_dead_letters_is_forgotten_with_them);
+fn what_was_asked_about_the_old_dead_letters_is_forgotten_with_them(setup: &Setup) {
+    with_poison(setup);
+    // Nobody works, so nobody answers.
+    let requests = setup.own_table("dead_letter_requests");
+    let ask = format!(
+        "INSERT INTO {requests} (projection, bounded_context, aggregate_type, aggregate_id, action, requested_by)
+         VALUES ('saboteur', 'default', 'Saboteur', 'b', 'retry', 'somebody')"
+    );
+    let asked = || setup.rows("saboteur", &format!("SELECT id FROM {requests}"));
+    for (more, id) in [(&[][..], "1"), (&["--in-place"], "2"), (&[], "3")] {
+        setup.read_model().connect_to("saboteur").execute(&ask);
+        assert_eq!(asked(), [[id]], "no number is given twice");
+        rebuild(setup, more).success();
+        assert!(asked().is_empty());
+    }
+}

@@ -6,9 +6,9 @@ use clap::Args;
 
 use crate::cli::exit::UsageError;
 use crate::event::Position;
-use crate::read_model::ReadModel;
 use crate::read_model::dead_letter::Aggregate;
 use crate::read_model::dead_letters::{Letters, ParkedAggregate, Selection, StoredLetter, Which};
+use crate::read_model::{ReadModel, rebuild};
 use crate::source::Source;
 
 /// What to type to see what there is.
@@ -83,6 +83,7 @@ impl Chosen {
         if known.contains(wanted) {
             return Ok(());
         }
+        let known: Vec<_> = known.into_iter().filter(|name| rebuild::projection_of(name).is_none()).collect();
         let hint = match &known[..] {
             [] => "no projection has run there yet; check the URL (READ_MODEL_URL, DATABASE_URL)".to_owned(),
             known => format!("there are: {}", known.join(", ")),

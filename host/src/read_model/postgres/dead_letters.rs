@@ -53,7 +53,7 @@ impl Letters for PostgresLetters {
                  event_id, event_type, reason, error, attempts, plugin_digest,
                  (extract(epoch FROM created_at) * 1000000)::bigint
              FROM projectionist.dead_letters
-             WHERE ($1::text IS NULL OR projection = $1) AND ($2::text IS NULL OR bounded_context = $2)
+             WHERE (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
                AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
                AND ($5::bigint IS NULL OR global_position = $5) AND ($6::text IS NULL OR reason = $6)
              ORDER BY projection, global_position",
@@ -76,7 +76,7 @@ impl Letters for PostgresLetters {
                  max(global_position), count(*), (extract(epoch FROM min(created_at)) * 1000000)::bigint
              FROM projectionist.dead_letters
              WHERE reason <> 'skipped'
-               AND ($1::text IS NULL OR projection = $1) AND ($2::text IS NULL OR bounded_context = $2)
+               AND (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
                AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
              GROUP BY 1, 2, 3, 4 ORDER BY 1, 5",
         )
@@ -96,7 +96,7 @@ impl Letters for PostgresLetters {
                  requested_by, (extract(epoch FROM requested_at) * 1000000)::bigint, message
              FROM projectionist.dead_letter_requests
              WHERE outcome IS NULL
-               AND ($1::text IS NULL OR projection = $1) AND ($2::text IS NULL OR bounded_context = $2)
+               AND (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
                AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
              ORDER BY id",
         )
@@ -168,7 +168,7 @@ impl Letters for PostgresLetters {
         let delete = sqlx::query(
             "DELETE FROM projectionist.dead_letters
              WHERE reason = 'skipped'
-               AND ($1::text IS NULL OR projection = $1) AND ($2::text IS NULL OR bounded_context = $2)
+               AND (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
                AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
                AND ($5::bigint IS NULL OR global_position = $5)
                AND ($6::bigint IS NULL OR created_at < now() - $6 * interval '1 second')",

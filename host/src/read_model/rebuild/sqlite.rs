@@ -150,7 +150,6 @@ impl Rebuild {
         let failed = |source| self.failed("swapping a rebuilt read model in", source);
         let mut live = self.open(&self.live)?;
         let mut rebuilt = self.open(&self.file)?;
-        self.take_requests(&rebuilt, &live).map_err(failed)?;
         self.take_names(&mut rebuilt, &live).map_err(failed)?;
         let mut copy = || -> rusqlite::Result<()> {
             let backup = Backup::new(&rebuilt, &mut live)?;
@@ -166,33 +165,20 @@ impl Rebuild {
         Ok(Swap::Done)
     }
 
-    /// Takes over what operators have asked of the live workers and not been answered yet: they mean the aggregates,
-    /// whichever tables these are in. One that comes while the pages are copied is lost, and has to be asked again.
-    fn take_requests(&self, rebuilt: &Connection, live: &Connection) -> rusqlite::Result<()> {
-        if !sqlite::has_table(live, REQUESTS)? || !sqlite::has_table(rebuilt, REQUESTS)? {
-            return Ok(());
-        }
-        rebuilt.execute("ATTACH ?1 AS live", [self.live.to_string_lossy()])?;
-        let copy = || -> rusqlite::Result<()> {
-            let transaction = rebuilt.unchecked_transaction()?;
-            transaction.execute_batch(&format!(
-                "DELETE FROM main.{REQUESTS}; INSERT INTO main.{REQUESTS} SELECT * FROM live.{REQUESTS}"
-            ))?;
-            transaction.commit()
-        };
-        let copied = copy();
-        rebuilt.execute_batch("DETACH live")?;
-        copied
-    }
-
     /// Gives the rows of the rebuilt file the live names, and its checkpoints what the live file's workers go on with.
     fn take_names(&self, rebuilt: &mut Connection, live: &Connection) -> rusqlite::Result<()> {
         let transaction = rebuilt.transaction_with_behavior(TransactionBehavior::Immediate)?;
         rename(&transaction, &name_of(&self.projection), &self.projection)?;
         let successors = successors(&found(live, &self.projection)?, &found(&transaction, &self.projection)?);
         transaction.execute("DELETE FROM _projectionist_checkpoints", [])?;
-        // What was asked was about dead letters that are no more.
-        transaction.execute("DELETE FROM _projectionist_dead_letter_requests", [])?;
+        // What was asked was about dead letters that are no more. Their numbers are not given again: whoever waits for an
+        // answer is not to take that of another.
+        transaction.execute(&format!("DELETE FROM {REQUESTS}"), [])?;
+        let sql = "SELECT seq FROM sqlite_sequence WHERE name = ?1";
+        let last: Option<i64> = live.query_row(sql, [REQUESTS], |row| row.get(0)).optional()?;
+        transaction.execute("DELETE FROM sqlite_sequence WHERE name = ?1", [REQUESTS])?;
+        let sql = "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)";
+        transaction.execute(sql, params![REQUESTS, last.unwrap_or(0)])?;
         for Successor { row, term, plugin_version, plugin_digest } in successors {
             transaction.execute(
                 "INSERT INTO _projectionist_checkpoints (projection, total_partitions, partition_key, position, epoch,

@@ -99,7 +99,7 @@ impl Letters for SqliteLetters {
                 "SELECT projection, bounded_context, aggregate_type, aggregate_id, global_position, aggregate_version,
                      event_id, event_type, reason, error, attempts, plugin_digest, created_at
                  FROM _projectionist_dead_letters
-                 WHERE (?1 IS NULL OR projection = ?1) AND (?2 IS NULL OR bounded_context = ?2)
+                 WHERE (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
                    AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
                    AND (?5 IS NULL OR global_position = ?5) AND (?6 IS NULL OR reason = ?6)
                  ORDER BY projection, global_position",
@@ -123,7 +123,7 @@ impl Letters for SqliteLetters {
                      max(global_position), count(*), min(created_at)
                  FROM _projectionist_dead_letters
                  WHERE reason <> 'skipped'
-                   AND (?1 IS NULL OR projection = ?1) AND (?2 IS NULL OR bounded_context = ?2)
+                   AND (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
                    AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
                  GROUP BY 1, 2, 3, 4 ORDER BY 1, 5",
             )?;
@@ -138,7 +138,7 @@ impl Letters for SqliteLetters {
                      requested_by, requested_at, message
                  FROM _projectionist_dead_letter_requests
                  WHERE outcome IS NULL
-                   AND (?1 IS NULL OR projection = ?1) AND (?2 IS NULL OR bounded_context = ?2)
+                   AND (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
                    AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
                  ORDER BY id",
             )?;
@@ -215,7 +215,7 @@ impl Letters for SqliteLetters {
             let removed = connection.execute(
                 "DELETE FROM _projectionist_dead_letters
                  WHERE reason = 'skipped'
-                   AND (?1 IS NULL OR projection = ?1) AND (?2 IS NULL OR bounded_context = ?2)
+                   AND (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
                    AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
                    AND (?5 IS NULL OR global_position = ?5) AND (?6 IS NULL OR created_at < ?6)",
                 params![

@@ -214,7 +214,9 @@ impl Asked {
                 format!("nobody works on partition {partition}, request {request} is queued until somebody does")
             }
             State::Unable(why) => format!("not done, request {request} stays queued: {why}"),
-            State::Gone => format!("request {request} was removed"),
+            State::Gone => {
+                format!("request {request} is gone, and with it the dead letters that it was about: a rebuild, say")
+            }
         }
     }
 
@@ -234,7 +236,8 @@ impl Asked {
             State::Unable(_) => {
                 "nothing was changed; mend the cause, and whoever works on the partition next does it".to_owned()
             }
-            _ => return None,
+            State::Gone => super::super::selection::LOOK.to_owned(),
+            State::Answered(_) | State::Waits | State::Queued => return None,
         })
     }
 
