@@ -395,7 +395,7 @@ impl Stage<'_> {
 /// its way, and the next one goes on from there.
 fn rebuild(stage: &mut Stage<'_>, random: &mut Random) {
     let projection = *random.one_of(&PROJECTIONS);
-    let (dies, life) = (random.percent(50), random.millis(50, 3_000));
+    let (dies, life) = (random.percent(35), random.millis(50, 3_000));
     if stage.rebuild.is_some() || !stage.has_tables(projection) {
         return;
     }
@@ -403,7 +403,7 @@ fn rebuild(stage: &mut Stage<'_>, random: &mut Random) {
     stage.fleet.figures.rebuilds += 1;
     let log = stage.fleet.log(&format!("rebuild-{}", stage.fleet.figures.rebuilds));
     let mut command = stage.setup.command(["rebuild", "--stale-after", "3", "--poll-interval", "100"]);
-    command.args(["--log", "info", "--max-attempts", "3", "--plugin", &format!("{projection}=plugin.wasm")]);
+    command.args(["--log", "info", "--max-attempts", "10", "--plugin", &format!("{projection}=plugin.wasm")]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
     let child = command.spawn().expect("starting a rebuild");
     stage.rebuild = Some((child, dies.then(|| Instant::now() + life)));
