@@ -157,7 +157,7 @@ pub fn migrate_sqlite(path: &Path, tables: Tables, runtime: &Handle) -> Result<(
     migrate_locked(path, tables, runtime)
 }
 
-/// As [`migrate_sqlite`], if the file holds no tables when nobody else is making them.
+/// As [`migrate_sqlite`], if the file holds no tables of anybody's when nobody else is making them.
 ///
 /// # Errors
 /// As [`migrate_sqlite`].
@@ -168,9 +168,12 @@ pub fn migrate_sqlite_if_empty(
     runtime: &Handle,
 ) -> Result<(), DatabaseError> {
     let _lock = lock_migration(path)?;
-    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%')";
+    // The bookkeeping alone is what a process leaves that was killed while it made the file: the migrator makes that
+    // table first, and each migration in a transaction.
+    let sql = "SELECT EXISTS (SELECT 1 FROM sqlite_master
+                              WHERE type = 'table' AND name NOT LIKE 'sqlite_%' AND name <> ?1)";
     let failed = |source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for tables", source };
-    if connection.query_row(sql, [], |row| row.get(0)).map_err(failed)? {
+    if connection.query_row(sql, [SQLITE_BOOKKEEPING], |row| row.get(0)).map_err(failed)? {
         return Ok(());
     }
     migrate_locked(path, tables, runtime)

@@ -49,7 +49,10 @@ const BEHIND: u64 = 3_000;
 const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How many seconds there may be for each fault that has to hit the middle of a batch.
-const SECONDS_A_HIT: u64 = 12;
+const SECONDS_A_HIT: u64 = 30;
+
+/// How many faults that end, freeze or cut off a process there may be for each that has to hit the middle of a batch.
+const FAULTS_A_HIT: u64 = 7;
 
 /// A run to make.
 #[derive(Clone, Copy, Debug)]
@@ -93,12 +96,12 @@ impl Plan {
         let mut setup = cluster.as_ref().map_or_else(|| Setup::new(Kind::Sqlite), Setup::on);
         let run = std::panic::catch_unwind(AssertUnwindSafe(|| self.torment(&setup, cluster.as_ref())));
         match run {
-            Ok(figures) if figures.verdict.is_clean() && figures.mid_batch() >= self.hits_needed() => figures,
+            Ok(figures) if figures.verdict.is_clean() && self.hits_enough(&figures) => figures,
             Ok(figures) => {
                 keep_tables(&setup);
                 let folder = setup.keep();
                 let offenders = figures.verdict.offenders.join("\n");
-                let few = if figures.mid_batch() < self.hits_needed() { "too few faults in mid-batch\n" } else { "" };
+                let few = if self.hits_enough(&figures) { "" } else { "too few faults in mid-batch\n" };
                 panic!("{figures}\n{few}{offenders}\nrepeat with: {}\nkept: {}", self.command(), folder.display());
             }
             Err(panic) => {
@@ -111,9 +114,11 @@ impl Plan {
         }
     }
 
-    /// How many faults have to hit somebody in the middle of a batch.
-    fn hits_needed(&self) -> u64 {
-        self.time.as_secs() / SECONDS_A_HIT
+    /// Whether enough faults have hit somebody in the middle of a batch to prove something: for the length of the run,
+    /// and for how many there were.
+    fn hits_enough(&self, figures: &Figures) -> bool {
+        let hits = figures.mid_batch();
+        hits >= self.time.as_secs() / SECONDS_A_HIT && hits * FAULTS_A_HIT >= figures.disruptions()
     }
 
     /// Torments, lets everything come to rest, and judges.

@@ -110,6 +110,12 @@ impl Figures {
     pub fn mid_batch(&self) -> u64 {
         self.kills_mid_batch + self.freezes_mid_batch + self.restarts_mid_batch
     }
+
+    /// Faults that may hit a process in the middle of a batch.
+    #[must_use]
+    pub fn disruptions(&self) -> u64 {
+        self.kills + self.freezes + self.restarts
+    }
 }
 
 impl fmt::Display for Figures {

@@ -83,3 +83,21 @@ fn tables_of_an_older_host_are_brought_up_and_work_goes_on_where_it_stopped(setu
     assert_eq!(notes(setup), [["a", "1"], ["b", "1"], ["a", "2"]]);
     assert_eq!(setup.events_applied("saboteur"), 3);
 }
+
+#[test]
+fn a_file_that_was_left_when_its_maker_was_killed_is_made_by_whoever_comes_next() {
+    let setup = Setup::empty(Kind::Sqlite);
+    // The migrator's bookkeeping comes first; what it keeps the books of had not begun.
+    let bookkeeping = "CREATE TABLE _projectionist_migrations (version BIGINT PRIMARY KEY, description TEXT NOT NULL,
+                           installed_on TIMESTAMP NOT NULL DEFAULT CURRENT_TIMESTAMP, success BOOLEAN NOT NULL,
+                           checksum BLOB NOT NULL, execution_time BIGINT NOT NULL)";
+    for name in ["projectionist.db", "projectionist.saboteur.db"] {
+        drop(setup.file(name, ""));
+    }
+    setup.connect().execute(bookkeeping);
+    setup.read_model().connect_to("saboteur").execute(bookkeeping);
+    catch_up(&setup, &[]).success();
+    setup.insert(&[note("a")]);
+    catch_up(&setup, &[]).success();
+    assert_eq!(notes(&setup), [["a", "1"]]);
+}
