@@ -306,16 +306,18 @@ pub fn owner() -> String {
     format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
-/// Ends the workers at SIGTERM and Ctrl-C.
+/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself.
 pub fn stop_on_signals(context: &Context, stop: &Stop) {
     use tokio::signal::unix::{SignalKind, signal};
     let stop = stop.clone();
+    // Signals are listened for here and now: on a busy machine the runtime may come to it when a batch has long begun.
+    let _in_the_runtime = context.runtime.enter();
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        tracing::error!("cannot listen for signals: only a kill ends this process");
+        return;
+    };
     context.runtime.spawn(async move {
-        let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
-        else {
-            tracing::error!("cannot listen for signals: only a kill ends this process");
-            return;
-        };
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing the batch"),
             _ = interrupt.recv() => tracing::info!("interrupted: finishing the batch"),
