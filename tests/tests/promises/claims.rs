@@ -112,12 +112,12 @@ fn a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused
     wait_until("it works", || noted(setup) == 1);
     let mut other = follow(setup, &["--stale-after", "3"]);
     other.wait_for_log("standing by: somebody else works on this partition");
-    setup.insert(&ponderings(150));
+    setup.insert(&ponderings(30));
     zombie.wait_for_log("pondering");
     zombie.freeze();
     assert_eq!(noted(setup), 1, "frozen in mid-batch");
     other.wait_for_log("no sign of life: replaced");
-    wait_until("the other has applied the batch", || noted(setup) == 151);
+    wait_until("the other has applied the batch", || noted(setup) == 31);
     let takeover = setup.checkpoints("saboteur").remove(0);
     assert!(takeover.owner.ends_with(&format!("/{}", other.pid())), "{takeover:?}");
     zombie.thaw();
@@ -132,10 +132,10 @@ fn a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused
     third.wait_for_log(&takeover.owner);
     other.kill();
     setup.insert(&[note("b")]);
-    wait_until("the third has taken over", || noted(setup) == 152);
+    wait_until("the third has taken over", || noted(setup) == 32);
     third.terminate();
     third.wait().success();
-    assert_eq!(setup.events_applied("saboteur"), 152);
+    assert_eq!(setup.events_applied("saboteur"), 32);
     let twice = "SELECT count(*) - count(DISTINCT position) FROM notes";
     assert_eq!(setup.rows("saboteur", twice), [["0"]]);
 }
@@ -143,11 +143,11 @@ fn a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused
 on_both_databases!(whoever_works_is_not_replaced_however_long_its_batch_takes);
 fn whoever_works_is_not_replaced_however_long_its_batch_takes(setup: &Setup) {
     // Some seconds in one batch, more than the other would wait for a sign of life.
-    setup.insert(&ponderings(500));
+    setup.insert(&ponderings(100));
     let mut busy = follow(setup, &[]);
     busy.wait_for_log("pondering");
     let other = follow(setup, &["--stale-after", "3"]);
-    wait_until("the batch is applied", || noted(setup) == 500);
+    wait_until("the batch is applied", || noted(setup) == 100);
     let claim = setup.checkpoints("saboteur").remove(0);
     assert!(claim.owner.ends_with(&format!("/{}", busy.pid())), "{claim:?}");
     assert_eq!(claim.epoch, 1);
@@ -167,19 +167,19 @@ fn a_worker_frozen_within_a_transaction_keeps_no_rows_from_the_one_that_replaces
     other.wait_for_log("standing by");
     // The query sends what was kept: the row of `b` is written, and not committed.
     let count = order("b", json!({"do": "note_count"}));
-    setup.insert(&[vec![note("b"), count], ponderings(150)].concat());
+    setup.insert(&[vec![note("b"), count], ponderings(30)].concat());
     zombie.wait_for_log("pondering");
     zombie.freeze();
-    wait_until("the other has applied the batch", || noted(&setup) == 153);
+    wait_until("the other has applied the batch", || noted(&setup) == 33);
     zombie.thaw();
     // Its session was ended, so it is one that has lost its connection, and of use again.
     zombie.wait_for_log("standing by");
     other.kill();
     setup.insert(&[note("c")]);
-    wait_until("the former zombie works", || noted(&setup) == 154);
+    wait_until("the former zombie works", || noted(&setup) == 34);
     zombie.terminate();
     zombie.wait().success();
-    assert_eq!(setup.events_applied("saboteur"), 154);
+    assert_eq!(setup.events_applied("saboteur"), 34);
 }
 
 #[test]

@@ -246,9 +246,9 @@ impl Saboteur {
     }
 }
 
-/// Some 10 milliseconds, far below the deadline of a call even on a machine that is busy with other things.
+/// Some 50 milliseconds, far below the deadline of a call.
 fn ponder() {
-    for number in 0..10_000_000_u64 {
+    for number in 0..50_000_000_u64 {
         std::hint::black_box(number);
     }
 }
