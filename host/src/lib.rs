@@ -13,7 +13,7 @@
 //! - [`database`] – URLs, connections, the host's own tables, for both kinds of database.
 //! - [`source`] – where events come from: pages, the horizon, waking up; and [`append`], where they come in.
 //! - [`ndjson`] – events as lines of text, for import and export.
-//! - [`partition`] – which worker an event belongs to.
+//! - [`partition`] – which worker an event belongs to, and how that changes exactly.
 //! - [`plugin`] – loading, checking, caching, limiting and swapping components.
 //! - [`read_model`] – where writes go: the unit of work on both databases, claims, checkpoints.
 //! - [`processor`] – the loop that ties them.
