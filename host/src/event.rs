@@ -104,6 +104,23 @@ impl Event {
     pub fn position(&self) -> Position {
         Position(self.global_position)
     }
+
+    /// What it takes in memory, in bytes, about.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let optional = |text: &Option<String>| text.as_ref().map_or(0, String::len);
+        size_of::<Self>()
+            + self.event_id.len()
+            + self.bounded_context.len()
+            + self.aggregate_type.len()
+            + self.aggregate_id.len()
+            + self.event_type.len()
+            + self.payload.len()
+            + self.metadata.len()
+            + optional(&self.trace_id)
+            + optional(&self.correlation_id)
+            + optional(&self.causation_id)
+    }
 }
 
 /// The bounded context of whoever says nothing.

@@ -16,10 +16,10 @@ use self::output::Output;
 use super::{Context, exit::UsageError};
 use crate::event::{Aggregate, DEFAULT_CONTEXT, Event, Position};
 use crate::ndjson::{WriteError, Writer};
-use crate::source::{Source, Wanted};
+use crate::source::{Filter, PageLimit, Source, Wanted};
 
 /// How many rows are read at a time.
-const PAGE: u32 = 1_000;
+const PAGE: PageLimit = PageLimit { rows: 1_000, bytes: 4 << 20 };
 
 /// How long to wait before looking again whether the horizon has moved.
 const WAIT: Duration = Duration::from_millis(20);
@@ -116,9 +116,9 @@ impl Export {
     /// Writes what the filters take, and says how many events that was.
     fn export(&self, source: &dyn Source, writer: &mut Writer<Output>) -> anyhow::Result<u64> {
         let to = source.last()?.min(Position::new(self.to.unwrap_or(u64::MAX)));
+        let (event_types, aggregate_types) = (self.event_type.clone(), self.aggregate_type.clone());
         let wanted = Wanted {
-            event_types: self.event_type.clone(),
-            aggregate_types: self.aggregate_type.clone(),
+            filter: Filter { event_types, aggregate_types, ..Filter::default() },
             aggregates: self.aggregate.iter().map(|AggregateArgument(aggregate)| aggregate.clone()).collect(),
             ..Wanted::everything()
         };

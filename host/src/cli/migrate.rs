@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 
 use super::Context;
 use crate::database::schema::{self, Tables};
-use crate::database::{DatabaseUrl, Postgres};
+use crate::database::{DatabaseUrl, Postgres, notify};
 
 /// `host migrate`.
 #[derive(Debug, Args)]
@@ -40,7 +40,7 @@ impl Migrate {
             DatabaseUrl::Postgres(options) => {
                 let database = Postgres::new(options, runtime.clone());
                 runtime.block_on(schema::migrate_postgres(&database, Tables::Events))?;
-                runtime.block_on(self.notify(&database))?;
+                runtime.block_on(notify::switch(&database, self.notify == Notify::On))?;
             }
             DatabaseUrl::Sqlite(path) => schema::migrate_sqlite(path, Tables::Events, runtime)?,
         }
@@ -57,20 +57,6 @@ impl Migrate {
             }
         }
         tracing::info!(database = %context.read_model, "the read model tables are up to date");
-        Ok(())
-    }
-
-    /// Puts the trigger there, or takes it away.
-    async fn notify(&self, database: &Postgres) -> anyhow::Result<()> {
-        let sql = match self.notify {
-            Notify::On => include_str!("../../../migrations/postgres/notify_on.sql"),
-            Notify::Off => include_str!("../../../migrations/postgres/notify_off.sql"),
-        };
-        let mut connection = database.connect("projectionist migrate").await?;
-        sqlx::raw_sql(sql)
-            .execute(&mut connection)
-            .await
-            .map_err(|error| database.error("setting up NOTIFY", error))?;
         Ok(())
     }
 }

@@ -17,11 +17,11 @@ use crate::plugin::limits::Limits;
 use crate::plugin::load::Loader;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
-use crate::processor::worker::{SharedSource, Worker};
+use crate::processor::worker::Worker;
 use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
 use crate::read_model::heartbeat::Heartbeat;
-use crate::source;
+use crate::source::{self, Feed};
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -73,8 +73,9 @@ pub struct Partitions {
 /// How workers work.
 #[derive(Clone, Debug, Args)]
 pub struct LoopOptions {
-    /// Events in one transaction, at most
-    #[arg(long, env = "BATCH_SIZE", value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    /// Events in one transaction, at most: live it is what has come, catching up the host takes as many as a transaction
+    /// applies in a quarter of a second
+    #[arg(long, env = "BATCH_SIZE", value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     batch_size: u32,
     /// What becomes of an event that cannot be applied
     #[arg(long, env = "ON_ERROR", value_enum, default_value_t = OnError::Park)]
@@ -274,7 +275,7 @@ pub fn start(
     stop: &Stop,
 ) -> anyhow::Result<Started> {
     let runtime = context.runtime.handle();
-    let source = SharedSource(source::open(&context.events, runtime)?);
+    let feed = Feed::new(source::open(&context.events, runtime)?, runtime.clone());
     let read_model = ReadModel::new(&context.read_model, runtime);
     read_model.check()?;
     let owner = owner();
@@ -288,7 +289,7 @@ pub fn start(
             supervisor.start(Worker {
                 partition: *partition,
                 plugin: Arc::clone(slot),
-                source: source.clone(),
+                feed: feed.clone(),
                 read_model: read_model.clone(),
                 owner: owner.clone(),
                 options,

@@ -99,6 +99,14 @@ pub enum DatabaseError {
         /// What about it.
         reason: String,
     },
+    /// Somebody had the events table locked for as long as it was tried.
+    #[error("the events table of {database} is in use: {by}")]
+    EventsInUse {
+        /// Which database.
+        database: String,
+        /// By whom.
+        by: String,
+    },
     /// A statement of the host's own failed on Postgres.
     #[error("{database}: {doing} failed: {source}")]
     Postgres {
@@ -137,6 +145,9 @@ impl DatabaseError {
             Self::Migration { .. } => {
                 Some("nothing was changed by the migration that failed; mend the cause and run `host migrate` again")
             }
+            Self::EventsInUse { .. } => {
+                Some("nothing was changed, and writers were not kept waiting; run it again when that has ended")
+            }
             Self::File { .. } => Some("check that the folder exists and that this user may write there"),
             Self::UnsafeEvents { .. } | Self::Postgres { .. } | Self::Sqlite { .. } => None,
         }
@@ -156,6 +167,7 @@ impl DatabaseError {
             Self::Unreachable { .. }
             | Self::Migration { .. }
             | Self::File { .. }
+            | Self::EventsInUse { .. }
             | Self::Postgres { .. }
             | Self::Sqlite { .. } => false,
         }

@@ -2,10 +2,12 @@
 //!
 //! Source and read model are two roles (`DATABASE_URL`, `READ_MODEL_URL`) that the same kinds of database
 //! can play, so what they share stands here: [`DatabaseUrl`] names one, [`postgres::Postgres`] and [`sqlite`]
-//! open one, [`schema`] brings its tables up or says why it will not, and [`DatabaseError`] is every way in
+//! open one, [`schema`] brings its tables up or says why it will not, [`notify`] the trigger that
+//! wakes hosts, and [`DatabaseError`] is every way in
 //! which that fails, worded for whoever has to mend it.
 
 pub mod error;
+pub mod notify;
 pub mod postgres;
 pub mod schema;
 pub mod sqlite;

@@ -5,6 +5,8 @@ use std::fmt;
 use serde::Serialize;
 use wasmtime::component::{ComponentType, Lift};
 
+use crate::source::Filter;
+
 /// The WIT record `descriptor`, field for field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ComponentType, Lift)]
 #[component(record)]
@@ -22,6 +24,18 @@ pub struct Descriptor {
     /// The bounded contexts it wants; empty for all.
     #[component(name = "bounded-contexts")]
     pub bounded_contexts: Vec<String>,
+}
+
+impl Descriptor {
+    /// The events it wants.
+    #[must_use]
+    pub fn filter(&self) -> Filter {
+        Filter {
+            event_types: self.event_types.clone(),
+            aggregate_types: self.aggregate_types.clone(),
+            bounded_contexts: self.bounded_contexts.clone(),
+        }
+    }
 }
 
 /// What is wrong with a name.

@@ -5,7 +5,7 @@
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
 use super::policy::{OnError, Options};
-use super::reader::Batch;
+use super::reader::{Batch, Taken};
 use super::stop::{Slept, Stop};
 use super::worker::{Outcome, Trouble};
 use crate::event::{Event, Position};
@@ -111,7 +111,7 @@ impl Applier {
     }
 
     /// Applies events until one fails, and commits those before it. Gives how many were applied.
-    fn run_carefully(&mut self, events: &[Event], to: Position) -> Result<u64, (u64, Culprit)> {
+    fn run_carefully(&mut self, events: &[Taken], to: Position) -> Result<u64, (u64, Culprit)> {
         let whole = |error: ApplyError| (0, Culprit { at: None, error });
         self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| whole(error.into()))?;
         let mut applied = 0;

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`worker`] is the life of one worker: claim or stand by, migrate, then batch after batch. [`reader`] cuts the log
-//! into batches. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
+//! into batches, as large as [`pace`] says. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
 //! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
 //! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
@@ -16,6 +16,7 @@ pub mod backoff;
 pub mod batch;
 pub mod careful;
 pub mod failure;
+pub mod pace;
 pub mod policy;
 pub mod reader;
 pub mod replay;

@@ -1,28 +1,48 @@
 //! Cuts the log into batches.
 //!
-//! A page is rows of the log; a batch is events of this worker, of which a page may hold few (four partitions share
-//! the rows) or none (a filter). So pages are read until a batch is full, or the horizon is reached.
+//! The feed gives stretches of the log; a batch is events of this worker, of which a stretch may hold few (four
+//! partitions share it) or none (a filter). So stretches are taken until a batch is full, or the horizon is reached.
+//! An event stays where it was read: a batch points at it, and so do the batches of the other workers.
 
-use std::collections::VecDeque;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
+use crate::partition::Partition;
 use crate::partition::lineage::Lineage;
-use crate::source::{Source, Wanted};
+use crate::source::feed::{Stretch, Subscription};
+use crate::source::{Feed, Filter};
 
-/// How many rows one page has at most.
-const PAGE: u32 = 1_000;
+/// How many stretches are looked through for one batch at most, so that a projection whose events are rare still
+/// moves its checkpoint, and hears that it should stop.
+const STRETCHES: usize = 32;
 
-/// How many pages are read for one batch at most, so that a projection whose events are rare still moves its
-/// checkpoint, and hears that it should stop.
-const PAGES: usize = 32;
+/// How many bytes of events one batch has at most, about: it is what stays in memory until its commit.
+const BYTES: usize = 16 << 20;
+
+/// An event in its stretch.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    /// The stretch.
+    stretch: Arc<Stretch>,
+    /// Where in it.
+    at: usize,
+}
+
+impl Deref for Taken {
+    type Target = Event;
+
+    fn deref(&self) -> &Event {
+        &self.stretch.events[self.at]
+    }
+}
 
 /// What one transaction applies.
 #[derive(Debug)]
 pub struct Batch {
     /// The events, in order.
-    pub events: Vec<Event>,
+    pub events: Vec<Taken>,
     /// Where the checkpoint stands when they are applied: at the last of them, or behind it, over events that are
     /// somebody else's.
     pub to: Position,
@@ -30,39 +50,61 @@ pub struct Batch {
     pub more: bool,
 }
 
-/// Reads one worker's events.
-pub struct Reader {
-    /// Where they come from.
-    source: Arc<dyn Source>,
-    /// Which.
-    wanted: Wanted,
-    /// Which of them are done already, since the number of partitions was changed.
-    done: Lineage,
-    /// Events that were read and not yet given out.
-    ahead: VecDeque<Event>,
-    /// How far the log was read.
-    read: Position,
-    /// How far it may be read.
-    horizon: Position,
+impl Batch {
+    /// The same in batches of at most `size` events.
+    pub fn pieces(&self, size: usize) -> impl Iterator<Item = Self> {
+        let count = self.events.len().div_ceil(size);
+        self.events.chunks(size).enumerate().map(move |(number, events)| {
+            let is_last = number + 1 == count;
+            let to = events.last().filter(|_| !is_last).map_or(self.to, |last| last.position());
+            Self { events: events.to_vec(), to, more: self.more || !is_last }
+        })
+    }
 }
 
-impl std::fmt::Debug for Reader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Reader").field("read", &self.read).field("horizon", &self.horizon).finish_non_exhaustive()
-    }
+/// Reads one worker's events.
+#[derive(Debug)]
+pub struct Reader {
+    /// Where they come from.
+    feed: Subscription,
+    /// Which of them, by type and context.
+    filter: Filter,
+    /// Whose of them.
+    partition: Partition,
+    /// Which of them are done already, since the number of partitions was changed.
+    done: Lineage,
+    /// The stretch that is being taken from, and the next event in it.
+    current: Option<Taken>,
+    /// How far the log was looked through.
+    read: Position,
 }
 
 impl Reader {
-    /// Reads behind `from`, and leaves out what is `done`.
+    /// A reader that has not begun: for the partition of a worker that still has to claim it.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, wanted: Wanted, from: Position, done: Lineage) -> Self {
-        Self { source, wanted, done, ahead: VecDeque::new(), read: from, horizon: Position::START }
+    pub fn new(feed: &Feed, filter: Filter, partition: Partition) -> Self {
+        let feed = feed.subscribe(filter.clone());
+        Self { feed, filter, partition, done: Lineage::default(), current: None, read: Position::START }
+    }
+
+    /// Begins behind `from`, and leaves out what is `done`.
+    pub fn begin(&mut self, from: Position, done: Lineage) {
+        self.done = done;
+        self.current = None;
+        self.read = from;
+    }
+
+    /// Does not read for now: no other worker has to wait for this one.
+    pub fn pause(&mut self) {
+        self.current = None;
+        self.feed.pause();
     }
 
     /// Wants other events from `from` on: the projection was replaced.
-    pub fn want(&mut self, wanted: Wanted, from: Position) {
-        self.wanted = wanted;
-        self.ahead.clear();
+    pub fn want(&mut self, filter: Filter, from: Position) {
+        self.feed.want(filter.clone());
+        self.filter = filter;
+        self.current = None;
         self.read = from;
     }
 
@@ -71,28 +113,47 @@ impl Reader {
     /// # Errors
     /// When the database fails.
     pub fn next(&mut self, size: usize) -> Result<Batch, DatabaseError> {
-        for _ in 0..PAGES {
-            if self.ahead.len() >= size {
+        let (mut events, mut bytes) = (Vec::new(), 0);
+        let mut through = self.read;
+        for _ in 0..STRETCHES {
+            let Some(current) = self.current()? else {
+                return Ok(Batch { events, to: self.read, more: false });
+            };
+            let Taken { stretch, mut at } = current;
+            while let Some(event) = stretch.events.get(at) {
+                if events.len() >= size || bytes >= BYTES {
+                    self.current = Some(Taken { stretch, at });
+                    return Ok(Batch { events, to: through, more: true });
+                }
+                if event.position() > self.read && self.takes(event) {
+                    bytes += event.size();
+                    events.push(Taken { stretch: Arc::clone(&stretch), at });
+                }
+                through = event.position().max(through);
+                at += 1;
+            }
+            through = stretch.through;
+            self.read = through;
+            // What is there is applied at once; whether there is more is looked for afterwards.
+            if !events.is_empty() && stretch.is_last {
                 break;
             }
-            if self.read >= self.horizon {
-                self.horizon = self.source.horizon()?;
-                if self.read >= self.horizon {
-                    break;
-                }
-            }
-            let page = self.source.page(self.read, self.horizon, &self.wanted, PAGE)?;
-            self.read = page.through;
-            let todo =
-                page.events.into_iter().filter(|event| !self.done.is_done(&event.aggregate_id, event.position()));
-            self.ahead.extend(todo);
         }
-        let size = size.min(self.ahead.len());
-        let events: Vec<Event> = self.ahead.drain(..size).collect();
-        let to = match events.last() {
-            Some(last) if !self.ahead.is_empty() => last.position(),
-            _ => self.read,
-        };
-        Ok(Batch { events, to, more: to < self.horizon })
+        Ok(Batch { events, to: through, more: true })
+    }
+
+    /// What is to be taken from next; nothing when the horizon is reached.
+    fn current(&mut self) -> Result<Option<Taken>, DatabaseError> {
+        match self.current.take() {
+            Some(current) => Ok(Some(current)),
+            None => Ok(self.feed.next(self.read)?.map(|stretch| Taken { stretch, at: 0 })),
+        }
+    }
+
+    /// Whether an event is this worker's, and still to do.
+    fn takes(&self, event: &Event) -> bool {
+        self.partition.owns(&event.aggregate_id)
+            && self.filter.takes(event)
+            && !self.done.is_done(&event.aggregate_id, event.position())
     }
 }

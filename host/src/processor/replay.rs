@@ -30,7 +30,7 @@ use crate::read_model::guard::Phase;
 use crate::read_model::request::{Action, Amendment, Answer, Asked, Letter, Outcome, Request};
 use crate::read_model::unit_of_work::Sending;
 use crate::read_model::value::SqlError;
-use crate::source::{Source, Wanted};
+use crate::source::Source;
 
 /// How often something that may pass is tried, at most: meanwhile the others of the partition wait, and whoever has
 /// asked is there to ask again.
@@ -201,13 +201,7 @@ impl Applier {
         deferred: Deferred,
     ) -> Result<u64, Failed> {
         let events = replaying.source.events_at(positions).map_err(Failed::Unreadable)?;
-        let descriptor = &self.plugin.descriptor;
-        let wanted = Wanted {
-            event_types: descriptor.event_types.clone(),
-            aggregate_types: descriptor.aggregate_types.clone(),
-            bounded_contexts: descriptor.bounded_contexts.clone(),
-            ..Wanted::everything()
-        };
+        let wanted = self.plugin.descriptor.filter();
         let mut events = events.iter().peekable();
         let mut applied = 0;
         for position in positions {

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
+use super::pace::Pace;
 use super::policy::{Options, Until};
-use super::reader::Reader;
+use super::reader::{Batch, Reader};
 use super::replay::Replaying;
 use super::requests::Requests;
 use super::standby::Standby;
@@ -17,15 +18,15 @@ use super::supervisor::Progress;
 use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::partition::Partition;
-use crate::plugin::{Plugin, PluginSlot};
+use crate::plugin::PluginSlot;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::claim::Holder;
 use crate::read_model::guard::Phase;
 use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+use crate::source::Feed;
 use crate::source::wake::Seen;
-use crate::source::{Source, Wanted};
 
 /// How often whoever stands by asks whether the partition is free.
 const STANDBY: Duration = Duration::from_millis(250);
@@ -40,6 +41,9 @@ const PASS_EVERY: Duration = Duration::from_secs(1);
 /// How often a worker that has nothing to do sees that its checkpoint is still where it has left it. A commit would
 /// show, but it has none to make: a rebuild that put the checkpoint back would go unnoticed until the next event.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// How many events of a batch that failed are tried together.
+const PIECE: usize = 250;
 
 /// How a worker ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -113,7 +117,7 @@ pub struct Worker {
     /// Its projection, which may be replaced while it runs.
     pub plugin: Arc<PluginSlot>,
     /// Where events come from.
-    pub source: SharedSource,
+    pub feed: Feed,
     /// Where writes go.
     pub read_model: ReadModel,
     /// What it calls itself in its claim.
@@ -126,16 +130,6 @@ pub struct Worker {
     pub progress: Arc<Progress>,
 }
 
-/// The source of a process.
-#[derive(Clone)]
-pub struct SharedSource(pub Arc<dyn Source>);
-
-impl std::fmt::Debug for SharedSource {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("SharedSource")
-    }
-}
-
 impl Worker {
     /// Works until it ends.
     #[must_use]
@@ -144,8 +138,9 @@ impl Worker {
         let span = tracing::info_span!("worker", projection = name, partition = %self.partition);
         let _entered = span.enter();
         let mut backoff = Backoff::default();
+        let mut reader = Reader::new(&self.feed, self.plugin.get().descriptor.filter(), self.partition);
         loop {
-            let trouble = match self.session(&name, &mut backoff) {
+            let trouble = match self.session(&name, &mut reader, &mut backoff) {
                 Ok(()) => return Outcome::Done,
                 Err(trouble) => trouble,
             };
@@ -163,6 +158,7 @@ impl Worker {
                 Trouble::End(outcome) => return outcome,
                 Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
             };
+            reader.pause();
             let wait = backoff.fail();
             if self.options.until == Until::CaughtUp && backoff.failures() >= self.options.max_attempts {
                 return Outcome::Failed(format!("{name}, partition {}: {reason}", self.partition));
@@ -175,9 +171,9 @@ impl Worker {
     }
 
     /// One claim, for as long as it lasts.
-    fn session(&self, name: &str, backoff: &mut Backoff) -> Result<(), Trouble> {
+    fn session(&self, name: &str, reader: &mut Reader, backoff: &mut Backoff) -> Result<(), Trouble> {
         let goal = self.goal()?;
-        let claim = self.claim(name)?;
+        let claim = self.claim(name, reader)?;
         tracing::info!(position = claim.position.get(), epoch = claim.epoch.0, "partition claimed");
         if !claim.lineage.is_empty() {
             let (until, totals) = (claim.lineage.until().get(), claim.lineage.totals());
@@ -187,28 +183,30 @@ impl Worker {
         let plugin = self.plugin.get();
         let limits = plugin.limits().sql;
         let work = UnitOfWork::new(claim.store, name, limits).map_err(ApplyError::from)?;
-        let mut reader = Reader::new(Arc::clone(&self.source.0), self.wanted(&plugin), claim.position, claim.lineage);
+        reader.want(plugin.descriptor.filter(), claim.position);
+        reader.begin(claim.position, claim.lineage);
         let mut applier = Applier::new(plugin, work, claim.parked, claim.position);
         self.migrate(&mut applier)?;
-        self.follow(&mut applier, &mut reader, goal, backoff)
+        self.follow(&mut applier, reader, goal, backoff)
     }
 
     /// Where a worker that is to catch up is done: at the last event that is visible now.
     fn goal(&self) -> Result<Option<Position>, Trouble> {
         Ok(match self.options.until {
             Until::Stopped => None,
-            Until::CaughtUp => Some(self.source.0.last()?),
+            Until::CaughtUp => Some(self.feed.source().last()?),
         })
     }
 
     /// Claims the partition, standing by for as long as somebody else has it.
-    fn claim(&self, name: &str) -> Result<Claim, Trouble> {
+    fn claim(&self, name: &str, reader: &mut Reader) -> Result<Claim, Trouble> {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
         let mut standby = Standby::new(self.options.stale_after);
         loop {
             match self.read_model.claim(&slot, &self.owner) {
                 Ok(claim) => return Ok(claim),
                 Err(ClaimError::Held { holders, .. }) => {
+                    reader.pause();
                     if self.stand_by(&slot, &mut standby, holders)? {
                         continue;
                     }
@@ -252,18 +250,6 @@ impl Worker {
             }
         }
         Ok(replaced)
-    }
-
-    /// What the projection wants, for this partition.
-    fn wanted(&self, plugin: &Plugin) -> Wanted {
-        let descriptor = &plugin.descriptor;
-        Wanted {
-            event_types: descriptor.event_types.clone(),
-            aggregate_types: descriptor.aggregate_types.clone(),
-            bounded_contexts: descriptor.bounded_contexts.clone(),
-            aggregates: Vec::new(),
-            partition: self.partition,
-        }
     }
 
     /// Brings the projection's tables to its version. Of all its workers one does it; the others wait, and find it
@@ -314,7 +300,7 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
         let (mut passed, mut verified) = (Instant::now(), Instant::now());
-        let mut requests = Requests::default();
+        let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.batch_size));
         loop {
             if self.stop.is_requested() {
                 return Ok(());
@@ -322,10 +308,10 @@ impl Worker {
             self.swap(applier, reader)?;
             self.progress.applied(requests.serve(applier, self.replaying())?);
             // Before the look, so that what comes after it wakes us.
-            seen = self.source.0.wait(seen, Duration::ZERO);
-            let batch = reader.next(self.options.batch_size)?;
+            seen = self.feed.source().wait(seen, Duration::ZERO);
+            let batch = reader.next(pace.size())?;
             if !batch.events.is_empty() {
-                self.apply(applier, &batch)?;
+                self.apply(applier, &batch, &mut pace)?;
                 self.progress.reached(applier.position);
                 backoff.reset();
                 pause = FIRST_PAUSE;
@@ -351,25 +337,29 @@ impl Worker {
                 applier.work().verify().map_err(ApplyError::from)?;
                 verified = Instant::now();
             }
-            seen = self.source.0.wait(seen, Requests::pause(applier, pause));
+            seen = self.feed.source().wait(seen, Requests::pause(applier, pause));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
         }
     }
 
     /// How it replays what an operator asks for.
     fn replaying(&self) -> Replaying<'_> {
-        Replaying { source: &*self.source.0, options: &self.options, stop: &self.stop, by: &self.owner }
+        Replaying { source: self.feed.source(), options: &self.options, stop: &self.stop, by: &self.owner }
     }
 
     /// Applies a batch on the fast path, or else carefully.
-    fn apply(&self, applier: &mut Applier, batch: &super::reader::Batch) -> Result<(), Trouble> {
-        let mut backoff = Backoff::default();
+    fn apply(&self, applier: &mut Applier, batch: &Batch, pace: &mut Pace) -> Result<(), Trouble> {
+        let (began, mut backoff) = (Instant::now(), Backoff::default());
         tracing::debug!(to = batch.to.get(), events = batch.events.len(), "batch begins");
         let applied = loop {
             let error = match applier.apply(batch) {
-                Ok(applied) => break applied,
+                Ok(applied) => {
+                    pace.took(batch.events.len(), began.elapsed());
+                    break applied;
+                }
                 Err(error) => error,
             };
+            pace.failed();
             match error.kind() {
                 Kind::Fenced | Kind::Rewritten | Kind::Lost => return Err(error.into()),
                 // A deadlock is nobody's fault: partitions write the same rows, each in its own order. It would come
@@ -386,12 +376,32 @@ impl Worker {
                 }
                 Kind::Transient | Kind::Permanent | Kind::Environment => {
                     tracing::warn!(%error, events = batch.events.len(), "a batch failed: applying its events one by one");
-                    break applier.apply_carefully(batch, &self.options, &self.stop)?;
+                    return self.apply_in_pieces(applier, batch);
                 }
             }
         };
         self.progress.applied(applied);
         tracing::debug!(position = applier.position.get(), applied, "batch committed");
+        Ok(())
+    }
+
+    /// Finds the piece of a failed batch that fails, and applies only that one event by event: most of a large batch
+    /// is as good as before.
+    fn apply_in_pieces(&self, applier: &mut Applier, batch: &Batch) -> Result<(), Trouble> {
+        let is_small = batch.events.len() <= PIECE;
+        for piece in batch.pieces(PIECE) {
+            if self.stop.is_requested() {
+                return Err(Trouble::Stopped);
+            }
+            let fast = if is_small { None } else { applier.apply(&piece).ok() };
+            let applied = match fast {
+                Some(applied) => applied,
+                // Whatever it was, it comes again, and is dealt with there.
+                None => applier.apply_carefully(&piece, &self.options, &self.stop)?,
+            };
+            self.progress.applied(applied);
+            tracing::debug!(position = applier.position.get(), applied, "batch committed");
+        }
         Ok(())
     }
 
@@ -402,7 +412,7 @@ impl Worker {
             return Ok(());
         }
         let last_good = Arc::clone(&applier.plugin);
-        reader.want(self.wanted(&plugin), applier.position);
+        reader.want(plugin.descriptor.filter(), applier.position);
         applier.swap(Arc::clone(&plugin));
         match self.migrate(applier) {
             Ok(()) => {
@@ -413,7 +423,7 @@ impl Worker {
             Err(Trouble::End(outcome)) => {
                 tracing::error!(?outcome, "the new plugin cannot take over; the last good one goes on");
                 self.plugin.take_back(&plugin, &last_good);
-                reader.want(self.wanted(&last_good), applier.position);
+                reader.want(last_good.descriptor.filter(), applier.position);
                 applier.swap(last_good);
                 Ok(())
             }

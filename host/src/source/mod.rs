@@ -3,10 +3,13 @@
 //! A [`Source`] answers three questions: how far may be read without missing an event that commits late
 //! ([`Source::horizon`]), which events of mine stand between here and there ([`Source::page`]), and when it
 //! is worth asking again ([`Source::wait`]). [`horizon`] has the argument why nothing is lost, [`postgres`] and
-//! [`sqlite`] the two kinds, [`wake`] how a waiting worker is woken.
+//! [`sqlite`] the two kinds, [`wake`] how a waiting worker is woken, and [`feed`] how the workers of a process read
+//! together and ahead.
 //!
 //! The trait is synchronous: a worker is a thread, and what is async stays inside `postgres`.
 
+pub mod feed;
+mod filter;
 pub mod horizon;
 pub mod postgres;
 pub mod sqlite;
@@ -19,8 +22,10 @@ use serde::Serialize;
 use tokio::runtime::Handle;
 
 use crate::database::{DatabaseError, DatabaseUrl};
-use crate::event::{Aggregate, Event, Position};
-use crate::partition::Partition;
+use crate::event::{Event, Position};
+
+pub use feed::Feed;
+pub use filter::{Filter, Wanted};
 
 /// Where events come from. Shared by all workers of a process.
 pub trait Source: Send + Sync {
@@ -37,11 +42,11 @@ pub trait Source: Send + Sync {
     /// When the database fails.
     fn last(&self) -> Result<Position, DatabaseError>;
 
-    /// The first events of `wanted` behind `after` and not behind `upto`, from at most `limit` rows.
+    /// The first events of `wanted` behind `after` and not behind `upto`, as many as `limit` says.
     ///
     /// # Errors
     /// When the database fails.
-    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError>;
+    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: PageLimit) -> Result<Page, DatabaseError>;
 
     /// The events at these positions, in order. Those that are not there any more are left out.
     ///
@@ -77,46 +82,24 @@ pub trait Source: Send + Sync {
     fn wait(&self, seen: wake::Seen, timeout: Duration) -> wake::Seen;
 }
 
-/// Which events a worker wants: what its projection describes, and its partition.
-#[derive(Clone, Debug)]
-pub struct Wanted {
-    /// Empty for all.
-    pub event_types: Vec<String>,
-    /// Empty for all.
-    pub aggregate_types: Vec<String>,
-    /// Empty for all.
-    pub bounded_contexts: Vec<String>,
-    /// Empty for all.
-    pub aggregates: Vec<Aggregate>,
-    /// Whose aggregates.
-    pub partition: Partition,
+/// How much is read at once: a page ends with the first row at which one of them is reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PageLimit {
+    /// Rows of the log, of whatever partition.
+    pub rows: u32,
+    /// Bytes of events in memory.
+    pub bytes: usize,
 }
 
-impl Wanted {
-    /// Whether an event is among them.
+impl PageLimit {
+    /// So many rows, whatever they take.
     #[must_use]
-    pub fn takes(&self, event: &Event) -> bool {
-        let among = |list: &[String], value: &String| list.is_empty() || list.contains(value);
-        among(&self.event_types, &event.event_type)
-            && among(&self.aggregate_types, &event.aggregate_type)
-            && among(&self.bounded_contexts, &event.bounded_context)
-            && self.partition.owns(&event.aggregate_id)
-    }
-
-    /// Every event there is.
-    #[must_use]
-    pub fn everything() -> Self {
-        Self {
-            event_types: vec![],
-            aggregate_types: vec![],
-            bounded_contexts: vec![],
-            aggregates: vec![],
-            partition: Partition::WHOLE,
-        }
+    pub const fn rows(rows: u32) -> Self {
+        Self { rows, bytes: usize::MAX }
     }
 }
 
-/// A stretch of the log.
+/// What was read at once.
 #[derive(Debug)]
 pub struct Page {
     /// The wanted events in it, in order.

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::TryStreamExt as _;
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPool, PgRow};
 use sqlx::{PgConnection, Row as _};
 use tokio::runtime::Handle;
@@ -13,7 +14,7 @@ use uuid::Uuid;
 
 use super::horizon::{Look, Tracker};
 use super::wake::{Bell, Seen};
-use super::{Backlog, Blocker, Page, Source, Wanted};
+use super::{Backlog, Blocker, Page, PageLimit, Source, Wanted};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, Timestamptz};
 use crate::event::{Event, Position};
@@ -290,15 +291,21 @@ impl Source for PostgresSource {
         Ok(Position::from_sql(last.unwrap_or(0)))
     }
 
-    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
+    fn page(
+        &self,
+        after: Position,
+        upto: Position,
+        wanted: &Wanted,
+        limit: PageLimit,
+    ) -> Result<Page, DatabaseError> {
         let query = if wanted.aggregates.is_empty() { sqlx::query(PAGE) } else { sqlx::query(PAGE_OF_AGGREGATES) };
         let mut query = query
             .bind(after.to_sql())
             .bind(upto.to_sql())
-            .bind(some(&wanted.event_types))
-            .bind(some(&wanted.aggregate_types))
-            .bind(some(&wanted.bounded_contexts))
-            .bind(i64::from(limit));
+            .bind(some(&wanted.filter.event_types))
+            .bind(some(&wanted.filter.aggregate_types))
+            .bind(some(&wanted.filter.bounded_contexts))
+            .bind(i64::from(limit.rows));
         if !wanted.aggregates.is_empty() {
             let aggregates = || wanted.aggregates.iter();
             query = query
@@ -306,19 +313,28 @@ impl Source for PostgresSource {
                 .bind(aggregates().map(|aggregate| &*aggregate.aggregate_type).collect::<Vec<_>>())
                 .bind(aggregates().map(|aggregate| &*aggregate.aggregate_id).collect::<Vec<_>>());
         }
-        let rows = self.ask("reading events", query.fetch_all(&self.pool))?;
-        let failed = |error| self.database.error("reading an event", error);
-        let through = match rows.last() {
-            Some(last) if rows.len() == limit as usize => Position::from_sql(last.try_get(0).map_err(failed)?),
-            _ => upto,
-        };
-        let mut events = Vec::new();
-        for row in &rows {
-            if wanted.partition.owns(row.try_get(4).map_err(failed)?) {
-                events.push(event(row).map_err(failed)?);
+        self.ask("reading events", async {
+            let mut connection = self.pool.acquire().await?;
+            let mut rows = query.fetch(&mut *connection);
+            let (mut events, mut read, mut bytes, mut last) = (Vec::new(), 0, 0, upto);
+            while let Some(row) = rows.try_next().await? {
+                read += 1;
+                last = Position::from_sql(row.try_get(0)?);
+                if wanted.partition.owns(row.try_get(4)?) {
+                    let event = event(&row)?;
+                    bytes += event.size();
+                    events.push(event);
+                }
+                if bytes >= limit.bytes && read < limit.rows {
+                    // The rows that are still on their way are not worth reading: the connection goes with them.
+                    drop(rows);
+                    connection.close().await.ok();
+                    return Ok(Page { events, through: last });
+                }
             }
-        }
-        Ok(Page { events, through })
+            let through = if read < limit.rows { upto } else { last };
+            Ok(Page { events, through })
+        })
     }
 
     fn events_at(&self, positions: &[Position]) -> Result<Vec<Event>, DatabaseError> {

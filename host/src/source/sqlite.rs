@@ -10,7 +10,7 @@ use rusqlite::{Connection, Row, params_from_iter};
 use tokio::runtime::Handle;
 
 use super::wake::{Bell, Seen};
-use super::{Backlog, Blocker, Page, Source, Wanted};
+use super::{Backlog, Blocker, Page, PageLimit, Source, Wanted};
 use crate::database::DatabaseError;
 use crate::database::schema::Tables;
 use crate::database::sqlite::{self, Durability};
@@ -108,21 +108,32 @@ impl Source for SqliteSource {
         self.horizon()
     }
 
-    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: u32) -> Result<Page, DatabaseError> {
-        let (sql, parameters) = page_sql(after, upto, wanted, limit);
+    fn page(
+        &self,
+        after: Position,
+        upto: Position,
+        wanted: &Wanted,
+        limit: PageLimit,
+    ) -> Result<Page, DatabaseError> {
+        let (sql, parameters) = page_sql(after, upto, wanted, limit.rows);
         self.with("reading events", |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(params_from_iter(parameters))?;
             let mut events = Vec::new();
-            let (mut read, mut last) = (0, after);
+            let (mut read, mut bytes, mut last) = (0, 0, after);
             while let Some(row) = rows.next()? {
                 read += 1;
                 last = Position::from_sql(row.get(0)?);
                 if wanted.partition.owns(text(row, 4)?) {
-                    events.push(event(row)?);
+                    let event = event(row)?;
+                    bytes += event.size();
+                    events.push(event);
+                }
+                if bytes >= limit.bytes {
+                    return Ok(Page { events, through: last });
                 }
             }
-            Ok(Page { events, through: if read < limit { upto } else { last } })
+            Ok(Page { events, through: if read < limit.rows { upto } else { last } })
         })
     }
 
@@ -182,9 +193,9 @@ fn page_sql(after: Position, upto: Position, wanted: &Wanted, limit: u32) -> (St
     let mut sql = format!("{COLUMNS} FROM events WHERE global_position > ? AND global_position <= ?");
     let mut parameters = vec![Value::Integer(after.to_sql()), Value::Integer(upto.to_sql())];
     for (column, values) in [
-        ("event_type", &wanted.event_types),
-        ("aggregate_type", &wanted.aggregate_types),
-        ("bounded_context", &wanted.bounded_contexts),
+        ("event_type", &wanted.filter.event_types),
+        ("aggregate_type", &wanted.filter.aggregate_types),
+        ("bounded_context", &wanted.filter.bounded_contexts),
     ] {
         if !values.is_empty() {
             let marks = vec!["?"; values.len()].join(", ");

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use projectionist_host::event::Position;
-use projectionist_host::source::{self, Wanted};
+use projectionist_host::source::{self, PageLimit, Wanted};
 use projectionist_tests::chaos::random::Random;
 use projectionist_tests::{Cluster, Connection, Event, Kind, Setup, event, wait_for};
 
@@ -256,7 +256,7 @@ fn read(setup: &Setup, done: &AtomicBool, mut random: Random, from: u64) -> Vec<
         let horizon = source.horizon().expect("the horizon");
         // Small pages end anywhere.
         let limit = u32::try_from(random.between(1, 20)).expect("a small number");
-        let page = source.page(position, horizon.max(position), &Wanted::everything(), limit).expect("a page");
+        let page = source.page(position, horizon.max(position), &Wanted::everything(), PageLimit::rows(limit)).expect("a page");
         seen.extend(page.events.iter().map(|event| (event.global_position, event.event_id.clone())));
         position = page.through;
         if is_done && position >= last {

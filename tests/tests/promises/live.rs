@@ -71,6 +71,29 @@ fn without_notifications_polling_alone_suffices() {
 }
 
 #[test]
+fn switching_notifications_never_keeps_writers_waiting_behind_a_long_transaction() {
+    let setup = Setup::new(Kind::Postgres);
+    let (mut long, mut other) = (setup.connect(), setup.connect());
+    long.execute("BEGIN");
+    long.insert(&[event("UserCreated", "User", "u1")]);
+    let mut switch = setup.start(["migrate", "--notify", "off"]);
+    switch.wait_for_log("somebody uses the events table");
+    // Behind a lock that is waited for, this would wait as long as the lock does.
+    other.execute("SET statement_timeout = '60s'");
+    other.insert(&[event("UserCreated", "User", "u2")]);
+    let ended = switch.wait();
+    ended.exited(1);
+    assert!(ended.error().contains("is in use: process"), "{}", ended.error());
+    assert!(ended.error().contains("run it again when that has ended"), "{}", ended.error());
+    assert!(notifies(&setup), "nothing was changed");
+    let mut switch = setup.start(["migrate", "--notify", "off"]);
+    switch.wait_for_log("somebody uses the events table");
+    long.execute("COMMIT");
+    switch.wait().success();
+    assert!(!notifies(&setup));
+}
+
+#[test]
 fn an_events_table_of_another_system_is_read_as_it_is() {
     let setup = Setup::empty(Kind::Postgres);
     // As pupsourcing makes it: without a schema of ours, a trigger or a head.
