@@ -37,6 +37,8 @@ enum Order {
         /// Its key.
         key: String,
     },
+    /// Writes a note of the payload, as it was shown to it.
+    NotePayload,
     /// Writes a note of how many notes there are, its own transaction's included.
     NoteCount,
     /// Adds to a total, in memory; `flush` writes it.
@@ -148,7 +150,10 @@ impl Projection for Saboteur {
             self.pondered.push((event.position(), event.aggregate_id().to_owned()));
             return Ok(());
         }
-        let note = self.obey(tx, order)?;
+        let note = match order {
+            Order::NotePayload => Some(String::from_utf8_lossy(event.payload_bytes()).into_owned()),
+            order => self.obey(tx, order)?,
+        };
         let note = note.unwrap_or_else(|| event.aggregate_version().to_string());
         tx.execute("INSERT INTO notes VALUES ($1, $2, $3)", params![event.position(), event.aggregate_id(), note])?;
         Ok(())
@@ -182,7 +187,7 @@ impl Saboteur {
     /// Does what it is told; gives what to note, if not the event's version.
     fn obey(&mut self, tx: &Transaction, order: Order) -> Result<Option<String>, Failure> {
         match order {
-            Order::Note | Order::Ponder => {}
+            Order::Note | Order::NotePayload | Order::Ponder => {}
             Order::NoteSeen => return Ok(Some(self.seen.to_string())),
             Order::NoteSetting { key } => return Ok(Some(config::get(&key).unwrap_or_else(|| "unset".to_owned()))),
             Order::NoteCount => return self.count(tx).map(Some),
