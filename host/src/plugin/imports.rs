@@ -157,9 +157,5 @@ fn write_log(store: StoreContextMut<'_, Guest>, (level, message): (Level, String
 
 /// The beginning of a text, of at most so many bytes.
 pub(super) fn cut(text: &str, bytes: usize) -> &str {
-    let mut end = text.len().min(bytes);
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
-    &text[..end]
+    &text[..text.floor_char_boundary(bytes)]
 }
