@@ -2,8 +2,7 @@
 //! payloads without some fields.
 //!
 //! Types narrow the projection's own description when it is loaded, so that every reader of it (workers, replays of
-//! dead letters, rebuilds) goes by the same filter, and the events never leave the database. Fields are taken out by a
-//! [`Redaction`] on the one way that an event has into a guest, [`super::Instance::handle`].
+//! dead letters, rebuilds) goes by the same filter. Fields are taken out by a [`Redaction`] on the one way that an event has into a guest, [`super::Instance::handle`].
 
 use std::sync::Arc;
 

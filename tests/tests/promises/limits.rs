@@ -109,6 +109,14 @@ fn each_limit_of_a_call_and_of_its_sql_is_as_it_was_set(setup: &Setup) {
     assert!(error.contains("more than 1 statements in one transaction (SQLSTATE 54000)"), "{error}");
 }
 
+on_both_databases!(what_a_list_names_many_times_counts_many_times);
+fn what_a_list_names_many_times_counts_many_times(setup: &Setup) {
+    // 8 MiB of the guest's memory, and 80 GiB if the host copied them: within the limit of memory, past that of a call.
+    let alias = order("bad", json!({"do": "alias", "mebibytes": 8, "times": 10_000}));
+    let error = error_of(setup, alias, &[]);
+    assert_eq!(error, "the projection passed more than 64 MiB to the host in one call (--max-call-data)");
+}
+
 on_both_databases!(a_projection_logs_no_more_than_it_may);
 fn a_projection_logs_no_more_than_it_may(setup: &Setup) {
     let line = |message: &str| order("a", json!({"do": "log", "message": message}));

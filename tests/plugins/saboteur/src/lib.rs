@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use projectionist_sdk::Dialect;
 use projectionist_sdk::prelude::*;
+use projectionist_sdk::{Dialect, Value};
 use serde::Deserialize;
 
 /// Keeps `notes` and `totals`; obeys `switches`, which a test writes.
@@ -97,6 +97,14 @@ enum Order {
     Execute {
         /// The statement.
         sql: String,
+    },
+    /// Runs a statement with one text, named as a parameter so many times: little memory here, much for a host that
+    /// would copy each.
+    Alias {
+        /// How long the text is.
+        mebibytes: usize,
+        /// How often it is named.
+        times: usize,
     },
     /// Runs a statement and asks for its answer.
     Query {
@@ -244,6 +252,18 @@ impl Saboteur {
             Order::Hoard { mebibytes } => self.hoard.push(vec![1; mebibytes << 20]),
             Order::Recurse => return Ok(Some(recurse(1).to_string())),
             Order::Execute { sql } => tx.execute(&sql, params![])?,
+            Order::Alias { mebibytes, times } => {
+                let text = "x".repeat(mebibytes << 20);
+                let alias = || {
+                    #[expect(unsafe_code, reason = "a hostile guest is not bound to Rust's rules")]
+                    // SAFETY: there is none. All of them own the same bytes, and would free them more than once, did the
+                    // host not end the call before.
+                    let alias = unsafe { String::from_raw_parts(text.as_ptr().cast_mut(), text.len(), text.len()) };
+                    Value::Text(alias)
+                };
+                let aliases: Vec<Value> = std::iter::repeat_with(alias).take(times).collect();
+                tx.execute("DELETE FROM totals", aliases)?;
+            }
             Order::Query { sql } => drop(tx.query(&sql, params![])?),
             Order::Swallow { sql } => drop(tx.query(&sql, params![])),
         }
