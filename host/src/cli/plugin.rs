@@ -12,6 +12,7 @@ use self::trust::TrustCommand;
 use super::limits::{self, LimitOptions, Shown};
 use super::loading::{Loading, PluginArgument, load};
 use super::trust::KeysOption;
+use crate::plugin::descriptor::Printable;
 use crate::plugin::filter::Filters;
 use crate::plugin::load::{Loader, Terms};
 use crate::plugin::trust::{Demand, Trust};
@@ -137,7 +138,7 @@ fn inspection(plugin: &Plugin) -> Inspection<'_> {
 
 /// As lines.
 fn for_people(inspection: &Inspection<'_>) -> String {
-    let list = |list: &[String]| if list.is_empty() { "all".to_owned() } else { list.join(", ") };
+    let list = |list: &[String]| if list.is_empty() { "all".to_owned() } else { Printable::list(list) };
     let descriptor = inspection.descriptor;
     let mut lines = vec![
         ("projection", descriptor.name.clone()),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use super::descriptor::Descriptor;
+use super::descriptor::{Descriptor, Printable};
 use super::redaction::{FieldPath, Redaction};
 
 /// Something that is set for all projections, or for one of them.
@@ -38,7 +38,7 @@ pub struct Filters {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{projection} would see no event: it wants aggregates of type {}, and --only-aggregate-type lets it see {}",
-    described.join(", "),
+    Printable::list(described),
     allowed.join(", ")
 )]
 pub struct NothingLeft {

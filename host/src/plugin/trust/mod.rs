@@ -57,24 +57,23 @@ impl Trust {
     pub fn judge(&self, path: &Path, digest: &Digest) -> Standing {
         let signatures = match Signatures::beside(path) {
             Ok(Some(signatures)) => signatures,
-            Ok(None) => return Standing::Unsigned,
-            Err(error) => return Standing::Unreadable(error.to_string()),
+            Ok(None) => return Standing::Doubtful(Doubt::Unsigned),
+            Err(error) => return Standing::Doubtful(Doubt::Unreadable(error.to_string())),
         };
-        let (mut wrong, mut strangers) = (None, Vec::new());
+        let (mut other_bytes, mut strangers) = (None, Vec::new());
         for signature in signatures.iter() {
             // Keys change over time, so there may be several: one that is good is enough.
             match (self.keys.name_of(&signature.key), signature.fits(digest)) {
                 (Some(name), true) => return Standing::By(name.to_owned()),
-                (Some(name), false) => wrong = Some(name.to_owned()),
+                (Some(name), false) => other_bytes = Some(name.to_owned()),
                 (None, true) => strangers.push(signature.key),
-                (None, false) => drop(wrong.get_or_insert_with(|| signature.key.to_string())),
+                (None, false) => drop(other_bytes.get_or_insert_with(|| signature.key.to_string())),
             }
         }
-        match wrong {
-            Some(by) => Standing::Wrong { by },
-            None if strangers.is_empty() => Standing::Unsigned,
-            None => Standing::ByStrangers(strangers),
-        }
+        Standing::Doubtful(match other_bytes {
+            Some(by) => Doubt::OtherBytes { by },
+            None => Doubt::ByStrangers(strangers),
+        })
     }
 
     /// As [`Trust::judge`], for a file that is to be run.
@@ -82,12 +81,11 @@ impl Trust {
     /// # Errors
     /// [`Untrusted`] when a signature is needed and there is none that counts.
     pub fn admit(&self, path: &Path, digest: &Digest) -> Result<Standing, Untrusted> {
-        let standing = self.judge(path, digest);
-        match self.demand {
-            Demand::Signature if !matches!(standing, Standing::By(_)) => {
-                Err(Untrusted { path: path.to_owned(), standing })
+        match self.judge(path, digest) {
+            Standing::Doubtful(doubt) if self.demand == Demand::Signature => {
+                Err(Untrusted { path: path.to_owned(), doubt })
             }
-            Demand::Signature | Demand::Nothing => Ok(standing),
+            standing => Ok(standing),
         }
     }
 }
@@ -97,16 +95,23 @@ impl Trust {
 pub enum Standing {
     /// A trusted key has signed it: its name.
     By(String),
+    /// No trusted key has.
+    Doubtful(Doubt),
+}
+
+/// Why a file does not count as signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doubt {
+    /// There is no signature.
+    Unsigned,
     /// Only keys that are not trusted have signed it.
     ByStrangers(Vec<PublicKey>),
-    /// There is none.
-    Unsigned,
-    /// There is one, and it is for other bytes.
-    Wrong {
+    /// There is a signature, and it is for other bytes.
+    OtherBytes {
         /// The name of its key, or the key.
         by: String,
     },
-    /// They cannot be read: why.
+    /// The signatures cannot be read: why.
     Unreadable(String),
 }
 
@@ -116,7 +121,7 @@ impl Standing {
     pub fn signer(&self) -> Option<&str> {
         match self {
             Self::By(name) => Some(name),
-            Self::ByStrangers(_) | Self::Unsigned | Self::Wrong { .. } | Self::Unreadable(_) => None,
+            Self::Doubtful(_) => None,
         }
     }
 }
@@ -126,56 +131,53 @@ impl fmt::Display for Standing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::By(name) => write!(f, "signed by {name}"),
-            Self::ByStrangers(keys) => write!(f, "signed by {}, not among the trusted keys", listed(keys)),
-            Self::Unsigned => f.write_str("not signed"),
-            Self::Wrong { by } => write!(f, "NOT the bytes that {by} has signed"),
-            Self::Unreadable(reason) => f.write_str(reason),
+            Self::Doubtful(Doubt::Unsigned) => f.write_str("not signed"),
+            Self::Doubtful(Doubt::ByStrangers(keys)) => {
+                write!(f, "signed by {}, not among the trusted keys", listed(keys))
+            }
+            Self::Doubtful(Doubt::OtherBytes { by }) => write!(f, "NOT the bytes that {by} has signed"),
+            Self::Doubtful(Doubt::Unreadable(reason)) => f.write_str(reason),
         }
     }
 }
 
-/// A file that no trusted key has signed.
+/// A file that no trusted key has signed, where that is demanded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{}", self.told())]
 pub struct Untrusted {
     /// The file.
     pub path: PathBuf,
-    /// What its signatures say of it.
-    pub standing: Standing,
+    /// Why it does not count as signed.
+    pub doubt: Doubt,
 }
 
 impl Untrusted {
     /// What about it.
     fn told(&self) -> String {
         let (path, signature) = (self.path.display(), signature::path_of(&self.path));
-        match &self.standing {
-            Standing::By(name) => format!("{path} is signed by {name}"),
-            Standing::ByStrangers(keys) => {
+        let signature = signature.display();
+        match &self.doubt {
+            Doubt::Unsigned => format!("{path} is not signed: there is no signature in {signature}"),
+            Doubt::ByStrangers(keys) => {
                 format!("{path} is signed by nobody who is trusted, only by the key {}", listed(keys))
             }
-            Standing::Unsigned => format!("{path} is not signed: there is no signature in {}", signature.display()),
-            Standing::Wrong { by } => {
-                format!(
-                    "{path} is not the file that {by} has signed: its bytes are not those of {}",
-                    signature.display()
-                )
+            Doubt::OtherBytes { by } => {
+                format!("{path} is not the file that {by} has signed: its bytes are not those of {signature}")
             }
-            Standing::Unreadable(reason) => reason.clone(),
+            Doubt::Unreadable(reason) => reason.clone(),
         }
     }
 
     /// What to do next.
     #[must_use]
     pub fn advice(&self) -> &'static str {
-        match self.standing {
-            Standing::By(_) | Standing::Unsigned => {
-                "have it signed by somebody whom you trust: host plugin trust sign --key KEY FILE"
-            }
-            Standing::ByStrangers(_) => "if you trust whoever has that key, add it to the file of --trusted-keys",
-            Standing::Wrong { .. } => {
+        match self.doubt {
+            Doubt::Unsigned => "have it signed by somebody whom you trust: host plugin trust sign --key KEY FILE",
+            Doubt::ByStrangers(_) => "if you trust whoever has that key, add it to the file of --trusted-keys",
+            Doubt::OtherBytes { .. } => {
                 "deploy the file and its signature together, as they were made; if it was changed, find out by whom"
             }
-            Standing::Unreadable(_) => "sign it again: host plugin trust sign --key KEY FILE",
+            Doubt::Unreadable(_) => "sign it again: host plugin trust sign --key KEY FILE",
         }
     }
 }
@@ -212,18 +214,20 @@ mod tests {
         let both = trust(&[(&bob, "bob"), (&ada, "ada")]);
         assert_eq!(both.admit(&path, &digest).unwrap(), Standing::By("ada".into()));
         let other = Digest::of(b"plugin, changed");
-        assert_eq!(both.admit(&path, &other).unwrap_err().standing, Standing::Wrong { by: "ada".into() });
+        assert_eq!(both.admit(&path, &other).unwrap_err().doubt, Doubt::OtherBytes { by: "ada".into() });
         let only_bob = trust(&[(&bob, "bob")]);
-        assert_eq!(only_bob.admit(&path, &digest).unwrap_err().standing, Standing::ByStrangers(vec![ada.public()]));
+        assert_eq!(only_bob.admit(&path, &digest).unwrap_err().doubt, Doubt::ByStrangers(vec![ada.public()]));
         let missing = path.with_file_name("other");
-        assert_eq!(both.admit(&missing, &digest).unwrap_err().standing, Standing::Unsigned);
+        assert_eq!(both.admit(&missing, &digest).unwrap_err().doubt, Doubt::Unsigned);
     }
 
     #[test]
     fn without_the_demand_signatures_are_only_told() {
         let (_folder, path, digest, ada) = signed();
-        assert_eq!(Trust::default().admit(&path, &digest), Ok(Standing::ByStrangers(vec![ada.public()])));
-        assert!(matches!(Trust::default().admit(&path, &Digest::of(b"")), Ok(Standing::Wrong { .. })));
+        let strangers = Standing::Doubtful(Doubt::ByStrangers(vec![ada.public()]));
+        assert_eq!(Trust::default().admit(&path, &digest), Ok(strangers));
+        let other_bytes = Standing::Doubtful(Doubt::OtherBytes { by: ada.public().to_string() });
+        assert_eq!(Trust::default().admit(&path, &Digest::of(b"")), Ok(other_bytes));
     }
 
     #[test]
@@ -242,6 +246,9 @@ mod tests {
         let file = signature::path_of(&path);
         let text = std::fs::read_to_string(&file).unwrap();
         std::fs::write(&file, text.replace(&ada.public().to_string(), &bob.public().to_string())).unwrap();
-        assert_eq!(trust(&[(&bob, "bob")]).judge(&path, &digest), Standing::Wrong { by: "bob".into() });
+        assert_eq!(
+            trust(&[(&bob, "bob")]).judge(&path, &digest),
+            Standing::Doubtful(Doubt::OtherBytes { by: "bob".into() })
+        );
     }
 }
