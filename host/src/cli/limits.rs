@@ -49,8 +49,8 @@ pub struct LimitOptions {
     /// Statements in one transaction; where events are tried one by one, for an event
     #[arg(long, env = "MAX_STATEMENTS", value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..))]
     max_statements: u64,
-    /// Text of a statement
-    #[arg(long, env = "MAX_SQL_SIZE", value_name = "SIZE", default_value = "64KiB", value_parser = size(1..=MOST))]
+    /// Text of a statement; at most 256 KiB, since a worker's stack has to bear how deep it nests
+    #[arg(long, env = "MAX_SQL_SIZE", value_name = "SIZE", default_value = "64KiB", value_parser = size(1..=256 << 10))]
     max_sql_size: Size,
     /// Parameters of a statement, all together
     #[arg(long, env = "MAX_PARAMETER_SIZE", value_name = "SIZE", default_value = "32MiB", value_parser = size(1..=MOST))]

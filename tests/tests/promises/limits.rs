@@ -178,6 +178,9 @@ fn limits_are_shown_as_they_are_set_and_a_flag_wins_over_its_variable() {
     let error =
         "invalid value 'lots' for '--max-memory <SIZE>': say a number of bytes, such as 65536, 64KiB, 16MiB or 1GiB";
     assert!(output.exited(2).error().starts_with(error), "{}", output.stderr);
+    let output = setup.run(["run", "--plugin", "x.wasm", "--max-sql-size", "1MiB"]);
+    let error = "invalid value '1MiB' for '--max-sql-size <SIZE>': say 1 bytes to 256 KiB";
+    assert!(output.exited(2).error().starts_with(error), "{}", output.stderr);
     let output = setup.run(["run", "--plugin", "x.wasm", "--max-stack", "2MiB"]);
     let error = "invalid value '2MiB' for '--max-stack <SIZE>': say 64 KiB to 1 MiB";
     assert!(output.exited(2).error().starts_with(error), "{}", output.stderr);
