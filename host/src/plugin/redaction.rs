@@ -88,9 +88,29 @@ impl Redaction {
         let mut kept = String::with_capacity(text.len());
         match copy(json.get(), &paths, DEEPEST, &mut kept) {
             Some(Copied::Whole) => Ok(Cow::Borrowed(event)),
-            Some(Copied::InPart) => Ok(Cow::Owned(Event { payload: kept.into_bytes(), ..event.clone() })),
+            Some(Copied::InPart) => Ok(Cow::Owned(with_payload(event, kept.into_bytes()))),
             None => Err(unsearchable()),
         }
+    }
+}
+
+/// The event with another payload; the old one, which may be large, is not copied first.
+fn with_payload(event: &Event, payload: Vec<u8>) -> Event {
+    Event {
+        payload,
+        global_position: event.global_position,
+        event_id: event.event_id.clone(),
+        bounded_context: event.bounded_context.clone(),
+        aggregate_type: event.aggregate_type.clone(),
+        aggregate_id: event.aggregate_id.clone(),
+        aggregate_version: event.aggregate_version,
+        event_type: event.event_type.clone(),
+        event_version: event.event_version,
+        metadata: event.metadata.clone(),
+        trace_id: event.trace_id.clone(),
+        correlation_id: event.correlation_id.clone(),
+        causation_id: event.causation_id.clone(),
+        created_at: event.created_at,
     }
 }
 
