@@ -17,9 +17,8 @@ use crate::database::{DatabaseUrl, sqlite};
 use crate::event::ExpectedVersion;
 use crate::ndjson::{Payloads, Reader};
 use crate::partition::Partition;
-use crate::plugin::PluginSlot;
-use crate::plugin::limits::Limits;
-use crate::plugin::load::Loader;
+use crate::plugin::load::{Loader, Terms};
+use crate::plugin::{PluginFile, PluginSlot};
 use crate::processor::policy::Until;
 use crate::processor::{OnError, Options, Stop};
 
@@ -66,8 +65,8 @@ impl Demo {
             database.display()
         ))?;
 
-        let loader = Loader::new(Limits::default())?;
-        let slot = Arc::new(PluginSlot::new(loader.load(&self.plugin, None, &Arc::default())?));
+        let loader = Loader::new(Terms::default())?;
+        let slot = Arc::new(PluginSlot::new(loader.load(&PluginFile::at(&self.plugin), &Arc::default())?));
         let name = slot.get().descriptor.name.clone();
         super::print(&format!("Running {name}, a WebAssembly component, in {PARTITIONS} partitions:\n"))?;
         project(&context, slot, events)?;

@@ -146,7 +146,7 @@ fn code(error: &anyhow::Error) -> u8 {
     }
     let configuration = error.chain().any(|cause| {
         cause.is::<UsageError>()
-            || matches!(cause.downcast_ref(), Some(LoadError::Unreadable { .. }))
+            || cause.downcast_ref::<LoadError>().is_some_and(LoadError::is_configuration)
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
             || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)
             || cause.downcast_ref::<RebuildError>().is_some_and(RebuildError::is_configuration)

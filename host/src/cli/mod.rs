@@ -1,7 +1,8 @@
 //! The command line: one file a command, each with its arguments and its `run`.
 //!
 //! Read [`Cli`] for what all commands share, [`exit`] for how a command ends and how an error is worded, then
-//! the command at hand.
+//! the command at hand. What several commands take alike has a file of its own: [`loading`] is which plugins and on which
+//! terms, of which [`trust`], [`filters`] and [`limits`] are the parts.
 
 pub mod append;
 pub mod completions;
@@ -9,12 +10,16 @@ pub mod demo;
 pub mod dlq;
 pub mod exit;
 pub mod export;
+pub mod filters;
 pub mod import;
+pub mod limits;
+pub mod loading;
 pub mod migrate;
 pub mod plugin;
 pub mod rebuild;
 pub mod run;
 pub mod status;
+pub mod trust;
 
 use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
@@ -87,7 +92,7 @@ pub enum Command {
     Status(status::Status),
     /// Look at dead letters: replay parked aggregates, give up on events
     Dlq(dlq::Dlq),
-    /// Look at a plugin without running it
+    /// Look at a plugin without running it; sign plugins, and say who has signed one
     Plugin(plugin::PluginCommand),
     /// Run a sample projection on bundled real events, without a server
     Demo(demo::Demo),

@@ -1,4 +1,6 @@
-//! `host plugin`: looks at a projection without running it.
+//! `host plugin`: looks at a projection without running it, and says whose it is.
+
+mod trust;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -6,9 +8,15 @@ use std::sync::Arc;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use crate::plugin::limits::Limits;
-use crate::plugin::load::Loader;
-use crate::plugin::{Descriptor, Plugin};
+use self::trust::TrustCommand;
+use super::limits::{self, LimitOptions, Shown};
+use super::loading::{Loading, PluginArgument, load};
+use super::trust::KeysOption;
+use crate::plugin::descriptor::Printable;
+use crate::plugin::filter::Filters;
+use crate::plugin::load::{Loader, Terms};
+use crate::plugin::trust::{Demand, Trust};
+use crate::plugin::{Descriptor, Plugin, PluginFile};
 
 /// `host plugin`.
 #[derive(Debug, Args)]
@@ -21,22 +29,33 @@ pub struct PluginCommand {
 /// What to do with a plugin.
 #[derive(Debug, Subcommand)]
 enum Which {
-    /// Show what a plugin is: name, version, filters, imports, digest, and what it may take
-    #[command(after_help = "Example:\n  host plugin inspect user_count.wasm --json")]
+    /// Show what a plugin is: name, version, filters, imports, digest, whose signature it carries, and what it may take
+    #[command(after_help = "Example:\n  host plugin inspect user_count.wasm --trusted-keys keys.txt --json")]
     Inspect {
         /// The file.
         file: PathBuf,
         /// As JSON.
         #[arg(long)]
         json: bool,
+        /// Whose signatures count.
+        #[command(flatten)]
+        keys: KeysOption,
+        /// What it may take.
+        #[command(flatten)]
+        limits: Box<LimitOptions>,
     },
     /// Say whether the host would run a plugin, and if not, why (exit code 1)
     #[command(after_help = "Example:\n  host plugin validate user_count.wasm && deploy user_count.wasm")]
     Validate {
-        /// The files.
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
+        /// The files; with a pin or a name as `host run --plugin` takes them
+        #[arg(required = true, value_name = "[NAME=]FILE[@sha256:DIGEST]")]
+        files: Vec<PluginArgument>,
+        /// On which terms.
+        #[command(flatten)]
+        loading: Box<Loading>,
     },
+    /// Make keys, sign plugins, and say who has signed one
+    Trust(TrustCommand),
 }
 
 /// What `inspect --json` prints.
@@ -49,12 +68,23 @@ struct Inspection<'plugin> {
     kind: &'static str,
     /// SHA-256 of the file.
     digest: &'plugin str,
+    /// Whose signature it carries.
+    signature: Signature,
     /// Bytes of the file.
     size: usize,
     /// Interfaces it imports.
     imports: &'plugin [String],
     /// What it may take.
-    limits: Vec<(&'static str, String)>,
+    limits: Vec<Shown>,
+}
+
+/// Whose signature a plugin carries, in `inspect --json`.
+#[derive(Debug, Serialize)]
+struct Signature {
+    /// The name of the trusted key that has signed it; null when none has.
+    signed_by: Option<String>,
+    /// What the signatures say, for people.
+    text: String,
 }
 
 impl PluginCommand {
@@ -63,11 +93,12 @@ impl PluginCommand {
     /// # Errors
     /// When the file is no projection.
     pub fn run(&self) -> anyhow::Result<()> {
-        let loader = Loader::new(Limits::default())?;
-        let settings = Arc::default();
         match &self.command {
-            Which::Inspect { file, json } => {
-                let plugin = loader.load(file, None, &settings)?;
+            Which::Inspect { file, json, keys, limits } => {
+                // Looking at a stranger's plugin is how one decides whether to trust it: nothing is refused.
+                let trust = Trust::new(keys.read()?, Demand::Nothing);
+                let loader = Loader::new(Terms { trust, limits: limits.limits(), filters: Filters::default() })?;
+                let plugin = loader.load(&PluginFile::at(file), &Arc::default())?;
                 let inspection = inspection(&plugin);
                 if *json {
                     super::print_line(&serde_json::to_string_pretty(&inspection)?)?;
@@ -75,13 +106,15 @@ impl PluginCommand {
                     super::print(&for_people(&inspection))?;
                 }
             }
-            Which::Validate { files } => {
+            Which::Validate { files, loading } => {
+                let loader = loading.loader()?;
                 for file in files {
-                    let plugin = loader.load(file, None, &settings)?;
+                    let plugin = load(&loader, file, &[])?;
                     let (name, version) = (&plugin.descriptor.name, plugin.descriptor.version);
-                    super::print_line(&format!("{}: {name} version {version}", file.display()))?;
+                    super::print_line(&format!("{}: {name} version {version}", file.file.path.display()))?;
                 }
             }
+            Which::Trust(trust) => trust.run()?,
         }
         Ok(())
     }
@@ -89,32 +122,23 @@ impl PluginCommand {
 
 /// What there is to show.
 fn inspection(plugin: &Plugin) -> Inspection<'_> {
-    let limits = plugin.limits();
-    let mib = |bytes: usize| format!("{} MiB", bytes >> 20);
     Inspection {
         descriptor: &plugin.descriptor,
         kind: if plugin.was_core_module { "core module" } else { "component" },
         digest: &plugin.digest,
+        signature: Signature {
+            signed_by: plugin.standing.signer().map(str::to_owned),
+            text: plugin.standing.to_string(),
+        },
         size: plugin.size,
         imports: &plugin.imports,
-        limits: vec![
-            ("memory", mib(limits.memory)),
-            ("time of a call", format!("{:?}", limits.call)),
-            ("statements in a transaction", limits.sql.statements.to_string()),
-            ("text of a statement", format!("{} KiB", limits.sql.text >> 10)),
-            ("parameters of a statement", mib(limits.sql.parameters)),
-            ("time of a statement", format!("{:?}", limits.sql.statement.time)),
-            ("rows of a result", limits.sql.statement.rows.to_string()),
-            ("bytes of a result", mib(limits.sql.statement.result_bytes)),
-            ("log line", format!("{} KiB", limits.log_line >> 10)),
-            ("log lines a second", limits.log_rate.to_string()),
-        ],
+        limits: limits::shown(plugin.limits()),
     }
 }
 
 /// As lines.
 fn for_people(inspection: &Inspection<'_>) -> String {
-    let list = |list: &[String]| if list.is_empty() { "all".to_owned() } else { list.join(", ") };
+    let list = |list: &[String]| if list.is_empty() { "all".to_owned() } else { Printable::list(list) };
     let descriptor = inspection.descriptor;
     let mut lines = vec![
         ("projection", descriptor.name.clone()),
@@ -125,8 +149,9 @@ fn for_people(inspection: &Inspection<'_>) -> String {
         ("kind", inspection.kind.to_owned()),
         ("size", format!("{} bytes", inspection.size)),
         ("digest", format!("sha256:{}", inspection.digest)),
+        ("signature", inspection.signature.text.clone()),
         ("imports", if inspection.imports.is_empty() { "nothing".to_owned() } else { inspection.imports.join(", ") }),
     ];
-    lines.extend(inspection.limits.iter().map(|(name, limit)| (*name, format!("at most {limit}"))));
+    lines.extend(inspection.limits.iter().map(|limit| (limit.name, format!("at most {}", limit.text))));
     lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<28}{value}\n"))
 }

@@ -15,11 +15,10 @@ use clap::Args;
 use self::progress::Watcher;
 use super::Context;
 use super::exit::{Ended, UsageError};
-use super::run::{self, LoopOptions, PluginArgument, Setting};
+use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers};
+use super::run::{self, LoopOptions};
 use crate::event::Position;
 use crate::partition::Partition;
-use crate::plugin::limits::Limits;
-use crate::plugin::load::Loader;
 use crate::plugin::{Plugin, PluginSlot};
 use crate::processor::Stop;
 use crate::processor::policy::Until;
@@ -54,7 +53,7 @@ const FOLLOW_AGAIN: Duration = Duration::from_secs(5);
     What an operator has added to the tables by hand (indexes, triggers) is not carried over; grants are.")]
 pub struct RebuildCommand {
     /// The projection to rebuild; NAME when it runs under another name than its own
-    #[arg(long, value_name = "[NAME=]FILE")]
+    #[arg(long, value_name = "[NAME=]FILE[@sha256:DIGEST]")]
     plugin: PluginArgument,
     /// How many partitions build at the same time [default: as many as the live one has]
     #[arg(long, env = "WORKERS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -75,6 +74,9 @@ pub struct RebuildCommand {
     /// How long workers may take to finish their batch when the process is told to stop
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
+    /// On which terms.
+    #[command(flatten)]
+    loading: Loading,
 }
 
 /// Where a rebuild works.
@@ -110,7 +112,9 @@ impl RebuildCommand {
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let stop = Stop::default();
         run::stop_on_signals(context, &stop);
-        let plugin = run::load(&Loader::new(Limits::default())?, &self.plugin, &self.settings)?;
+        let loader = self.loading.loader()?;
+        let plugin = load(&loader, &self.plugin, &self.settings)?;
+        refuse_strangers(&loader, std::slice::from_ref(&plugin.descriptor.name))?;
         let source = context.existing_events()?;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;

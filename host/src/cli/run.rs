@@ -1,8 +1,5 @@
 //! `host run`: runs projections until it is told to stop, or (`--once`) until they have caught up.
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
-use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,11 +7,9 @@ use clap::Args;
 
 use super::Context;
 use super::exit::{Ended, UsageError};
+use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
-use crate::plugin::imports::Settings;
-use crate::plugin::limits::Limits;
-use crate::plugin::load::Loader;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
 use crate::processor::worker::Worker;
@@ -29,12 +24,14 @@ use crate::source::{self, Feed};
     host run --plugin user_count.wasm\n  \
     host run --plugin user_count.wasm --plugin delays=carrier_delays.wasm --workers 4\n  \
     host run --plugin carrier_delays.wasm --partition-key 0 --total-partitions 4\n  \
-    host run --plugin carrier_delays.wasm --once --database-url postgres://localhost/shop\n\n\
+    host run --plugin carrier_delays.wasm --once --database-url postgres://localhost/shop\n  \
+    host run --plugin bought.wasm --require-signature --trusted-keys keys.txt\n\n\
     Each partition is claimed: a second process for the same partition stands by, and takes over when the first one\n\
     ends, however it ends. SIGTERM and Ctrl-C finish the batch and release the partitions.")]
 pub struct Run {
-    /// A projection: a component or a core module; NAME runs it under another name than its own
-    #[arg(long = "plugin", value_name = "[NAME=]FILE", required = true)]
+    /// A projection: a component or a core module; NAME runs it under another name than its own, and a digest behind it
+    /// pins it to exactly that file
+    #[arg(long = "plugin", value_name = "[NAME=]FILE[@sha256:DIGEST]", required = true)]
     plugins: Vec<PluginArgument>,
     /// Which partitions.
     #[command(flatten)]
@@ -54,6 +51,9 @@ pub struct Run {
     /// How long workers may take to finish their batch when the process is told to stop
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
+    /// On which terms.
+    #[command(flatten)]
+    loading: Loading,
 }
 
 /// Which partitions this process works on.
@@ -115,48 +115,6 @@ impl LoopOptions {
     }
 }
 
-/// `[NAME=]FILE`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PluginArgument {
-    /// The name to run it under, instead of its own.
-    pub name: Option<String>,
-    /// The file.
-    pub path: PathBuf,
-}
-
-impl FromStr for PluginArgument {
-    type Err = std::convert::Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A path may hold `=` too: only what could be a name is one.
-        let name = text.split_once('=').filter(|(name, _)| crate::plugin::descriptor::check_name(name).is_ok());
-        Ok(match name {
-            Some((name, path)) => Self { name: Some(name.to_owned()), path: path.into() },
-            None => Self { name: None, path: text.into() },
-        })
-    }
-}
-
-/// `KEY=VALUE`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Setting {
-    /// The key.
-    key: String,
-    /// The value.
-    value: String,
-}
-
-impl FromStr for Setting {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text.split_once('=') {
-            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
-            _ => Err("a setting is KEY=VALUE"),
-        }
-    }
-}
-
 impl Partitions {
     /// The partitions of this process.
     ///
@@ -180,20 +138,6 @@ impl Partitions {
     }
 }
 
-/// What a projection was set, of all settings: those without a dot, and its own.
-#[must_use]
-pub fn settings_of(projection: &str, settings: &[Setting]) -> Settings {
-    let mut own = BTreeMap::new();
-    for Setting { key, value } in settings {
-        match key.split_once('.') {
-            None => own.insert(key.clone(), value.clone()),
-            Some((name, key)) if name == projection => own.insert(key.to_owned(), value.clone()),
-            Some(_) => None,
-        };
-    }
-    Arc::new(own)
-}
-
 /// Projections that were started.
 pub struct Started {
     /// Their workers.
@@ -214,40 +158,24 @@ impl Run {
         let until = if self.once { Until::CaughtUp } else { Until::Stopped };
         let stop = Stop::default();
         stop_on_signals(context, &stop);
-        let loader = Arc::new(Loader::new(Limits::default())?);
+        let loader = Arc::new(self.loading.loader()?);
         let mut watched = Vec::new();
         for plugin in &self.plugins {
             let loaded = load(&loader, plugin, &self.settings)?;
             let settings = settings_of(&loaded.descriptor.name, &self.settings);
-            let (path, name) = (plugin.path.clone(), plugin.name.clone());
-            watched.push(Watched { path, name, settings, slot: Arc::new(PluginSlot::new(loaded)) });
+            let file = plugin.file.clone();
+            watched.push(Watched { file, settings, slot: Arc::new(PluginSlot::new(loaded)) });
         }
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
+        let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
+        refuse_strangers(&loader, &names)?;
         let options = self.loop_options.options(until);
         let started = start(context, &slots, &partitions, options, &stop)?;
         let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
         let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
         Ended::result(Ended::of(outcomes))
     }
-}
-
-/// Loads a plugin with its settings: the global ones, and those for its name, which only `describe` may tell.
-///
-/// # Errors
-/// When it is no projection.
-pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> anyhow::Result<crate::plugin::Plugin> {
-    let guess = plugin.name.clone().unwrap_or_default();
-    let loaded = loader.load(&plugin.path, plugin.name.as_deref(), &settings_of(&guess, settings))?;
-    let own = settings_of(&loaded.descriptor.name, settings);
-    tracing::info!(
-        projection = loaded.descriptor.name,
-        version = loaded.descriptor.version,
-        digest = &loaded.digest[..12],
-        file = %plugin.path.display(),
-        "plugin loaded"
-    );
-    Ok(loaded.with_settings(own))
 }
 
 /// Two projections of one name would fight for one read model.
@@ -347,20 +275,5 @@ mod tests {
         assert!(list(Some(4), Some(4), None).unwrap_err().contains("no partition 4 of 4"));
         assert!(list(Some(3), Some(4), Some(2)).is_err());
         assert!(list(Some(0), None, None).unwrap_err().contains("without --total-partitions"));
-    }
-
-    #[test]
-    fn a_plugin_may_be_given_another_name() {
-        let plugin: PluginArgument = "delays=a/b.wasm".parse().unwrap();
-        assert_eq!((plugin.name.as_deref(), plugin.path.to_str()), (Some("delays"), Some("a/b.wasm")));
-        let plugin: PluginArgument = "./odd=name.wasm".parse().unwrap();
-        assert_eq!((plugin.name.as_deref(), plugin.path.to_str()), (None, Some("./odd=name.wasm")));
-    }
-
-    #[test]
-    fn a_setting_is_for_all_or_for_one() {
-        let settings = ["a=1".parse().unwrap(), "x.b=2".parse().unwrap(), "y.b=3".parse().unwrap()];
-        let own = settings_of("x", &settings);
-        assert_eq!((own.get("a").map(String::as_str), own.get("b").map(String::as_str)), (Some("1"), Some("2")));
     }
 }

@@ -103,7 +103,7 @@ mod tests {
     fn a_damaged_file_is_compiled_anew() {
         let folder = tempfile::tempdir().unwrap();
         let cache = Cache { folder: Some(folder.path().join("cache")) };
-        let engine = super::super::engine::new().unwrap();
+        let engine = super::super::engine::new(512 << 10).unwrap();
         let empty = b"\0asm\x0d\0\x01\0";
         cache.compile(&engine, "digest", empty).unwrap();
         let kept: Vec<_> = std::fs::read_dir(folder.path().join("cache")).unwrap().map(|e| e.unwrap().path()).collect();

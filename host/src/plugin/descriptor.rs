@@ -55,6 +55,19 @@ pub enum BadName {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Printable(String);
 
+impl Printable {
+    /// Fit to print.
+    pub fn of(text: impl Into<String>) -> Self {
+        Self(text.into())
+    }
+
+    /// Several, with commas between them.
+    #[must_use]
+    pub fn list(texts: &[String]) -> String {
+        texts.iter().map(|text| Self::of(text).to_string()).collect::<Vec<_>>().join(", ")
+    }
+}
+
 impl fmt::Display for Printable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let shown: String = self.0.chars().take(80).flat_map(char::escape_debug).collect();
@@ -93,6 +106,11 @@ mod tests {
         for name in ["public", "pg_catalog", "projectionist"] {
             assert!(matches!(check_name(name), Err(BadName::Reserved(_))), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_stranger_wants_is_printed_harmlessly() {
+        assert_eq!(Printable::list(&["A".into(), "\u{1b}[31m\n".into()]), "A, \\u{1b}[31m\\n");
     }
 
     #[test]

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 use wasmtime::component::{ComponentType, Lift, Linker, Resource, ResourceType};
 use wasmtime::{Engine, StoreContextMut};
 
-use super::limits::{Limits, LogRate, LogVerdict, MemoryLimit};
+use super::limits::{Limits, LogRate, LogVerdict, Resources};
+use super::redaction::Redaction;
 use crate::event::Position;
 use crate::read_model::unit_of_work::UnitOfWork;
 use crate::read_model::value::{Dialect, Rowset, SqlError, Value};
@@ -41,12 +42,14 @@ pub struct Guest {
     pub(super) work: Option<Arc<Mutex<UnitOfWork>>>,
     /// `--set`.
     pub(super) settings: Settings,
-    /// Its memory.
-    pub(super) memory: MemoryLimit,
+    /// What it may not see of events.
+    pub(super) redaction: Option<Arc<Redaction>>,
+    /// Its memory and tables.
+    pub(super) resources: Resources,
     /// Its other limits.
     pub(super) limits: Limits,
-    /// Its log.
-    pub(super) log: LogRate,
+    /// The log of its projection.
+    pub(super) log: Arc<Mutex<LogRate>>,
     /// Which event it works on.
     pub(super) position: Position,
     /// When the running call began.
@@ -130,22 +133,18 @@ fn dialect(store: StoreContextMut<'_, Guest>, _: (Resource<Transaction>,)) -> wa
 }
 
 /// `log.log`
-fn write_log(mut store: StoreContextMut<'_, Guest>, (level, message): (Level, String)) -> wasmtime::Result<()> {
-    let guest = store.data_mut();
+fn write_log(store: StoreContextMut<'_, Guest>, (level, message): (Level, String)) -> wasmtime::Result<()> {
+    let guest = store.data();
     let position = guest.position.get();
-    match guest.log.count() {
+    // Whatever a projection says, it says it in its own name: only the first line stands where log lines begin.
+    let message = cut(&message, guest.limits.log_line).replace('\r', "").replace('\n', "\n    ");
+    match guest.log.lock().unwrap_or_else(PoisonError::into_inner).count(message.len()) {
         LogVerdict::Drop => return Ok(()),
         LogVerdict::WriteAfterDropping(dropped) => {
             tracing::warn!(target: "plugin", position, dropped, "the projection logs too much: lines were dropped");
         }
         LogVerdict::Write => {}
     }
-    let mut end = message.len().min(guest.limits.log_line);
-    while !message.is_char_boundary(end) {
-        end -= 1;
-    }
-    // Whatever a projection says, it says it in its own name: only the first line stands where log lines begin.
-    let message = message[..end].replace('\r', "").replace('\n', "\n    ");
     match level {
         Level::Trace => tracing::trace!(target: "plugin", position, "{message}"),
         Level::Debug => tracing::debug!(target: "plugin", position, "{message}"),
@@ -154,4 +153,9 @@ fn write_log(mut store: StoreContextMut<'_, Guest>, (level, message): (Level, St
         Level::Error => tracing::error!(target: "plugin", position, "{message}"),
     }
     Ok(())
+}
+
+/// The beginning of a text, of at most so many bytes.
+pub(super) fn cut(text: &str, bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(bytes)]
 }

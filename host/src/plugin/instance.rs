@@ -3,6 +3,7 @@
 //! An instance belongs to one worker and one unit of work. It is dropped whenever the transaction rolls back, so
 //! that what it has folded in memory for events that did not commit is gone with them.
 
+use std::borrow::Cow;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -11,9 +12,10 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::descriptor::Descriptor;
 use super::engine::TICK;
-use super::imports::{Guest, Transaction};
-use super::limits::{LogRate, MemoryLimit};
+use super::imports::{Guest, Transaction, cut};
+use super::limits::{Limits, Refused, Resources, Size};
 use super::load::Plugin;
+use super::redaction::Unsearchable;
 use crate::event::{Event, Position};
 use crate::read_model::unit_of_work::UnitOfWork;
 
@@ -31,6 +33,17 @@ pub enum Failure {
     Permanent(String),
 }
 
+impl Failure {
+    /// With no more text than a log line may have: what a projection says of a failure is logged, and kept with a dead
+    /// letter.
+    fn cut(self, limits: &Limits) -> Self {
+        match self {
+            Self::Transient(text) => Self::Transient(cut(&text, limits.log_line).to_owned()),
+            Self::Permanent(text) => Self::Permanent(cut(&text, limits.log_line).to_owned()),
+        }
+    }
+}
+
 /// Why a call did not do its work. The instance is not called again.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
@@ -41,16 +54,50 @@ pub enum CallError {
     #[error("the projection ran longer than {0:?} and was stopped")]
     Deadline(Duration),
     /// It wanted more memory than it may have.
-    #[error("the projection wanted more than its {} MiB of memory, and stopped: {reason}", allowed >> 20)]
+    #[error("the projection wanted more than its {} of memory, and stopped: {reason}", Size(*allowed))]
     Memory {
         /// Bytes it may have.
         allowed: usize,
         /// The trap that followed.
         reason: String,
     },
+    /// It wanted more elements in its tables than it may have.
+    #[error("the projection wanted more than its {allowed} table elements, and stopped: {reason}")]
+    TableElements {
+        /// How many it may have.
+        allowed: usize,
+        /// The trap that followed.
+        reason: String,
+    },
+    /// It is made of more memories, tables or core instances than it may have.
+    #[error("the component is made of more parts than it may have: {0}")]
+    Parts(String),
+    /// It passed more to the host than it may.
+    #[error("the projection passed more than {} to the host in one call (--max-call-data)", Size(*.0))]
+    CallData(usize),
+    /// The event is larger than what may be passed to it.
+    #[error("the event has {size} bytes, and a projection is shown {allowed} at most (--max-event-size)")]
+    EventTooLarge {
+        /// Bytes of all its fields.
+        size: usize,
+        /// Bytes it may have.
+        allowed: usize,
+    },
+    /// The event holds what it may not see, in a form from which that cannot be taken out.
+    #[error(transparent)]
+    Redaction(#[from] Unsearchable),
     /// It trapped.
     #[error("the projection trapped: {0}")]
     Trap(String),
+}
+
+/// Why a component is not fit to run.
+#[derive(Debug)]
+pub(super) enum Unfit {
+    /// An export has another type than the world's.
+    Types(wasmtime::Error),
+    /// It does not start.
+    Start(CallError),
 }
 
 /// Interrupts a guest that runs too long; told from other traps by its type.
@@ -111,11 +158,16 @@ impl Instance {
         }
     }
 
-    /// Sees that every export has the type of the world.
-    pub(super) fn check_types(plugin: &Plugin) -> wasmtime::Result<()> {
+    /// Sees that it can be instantiated within its limits, and that every export has the type of the world.
+    pub(super) fn check(plugin: &Plugin) -> Result<(), Unfit> {
         let mut store = store(plugin, None);
-        let instance = plugin.pre.instantiate(&mut store)?;
-        let wrong = |name: &'static str| move |error: wasmtime::Error| error.context(format!("its export `{name}`"));
+        let instance = match plugin.pre.instantiate(&mut store) {
+            Ok(instance) => instance,
+            Err(error) => return Err(Unfit::Start(explain(&store, &error))),
+        };
+        let wrong = |name: &'static str| {
+            move |error: wasmtime::Error| Unfit::Types(error.context(format!("its export `{name}`")))
+        };
         instance.get_typed_func::<(), (Descriptor,)>(&mut store, "describe").map_err(wrong("describe"))?;
         instance
             .get_typed_func::<(Resource<Transaction>, u32), Answer>(&mut store, "migrate")
@@ -137,11 +189,21 @@ impl Instance {
         self.end(answer)
     }
 
-    /// Applies an event.
+    /// Applies an event. This is the one way that an event has into a guest, from the log and from a replay alike, so
+    /// here it becomes what the projection may see.
     ///
     /// # Errors
     /// When it fails; then the instance is of no more use.
     pub fn handle(&mut self, event: &Event) -> Result<(), CallError> {
+        let seen = match &self.store.data().redaction {
+            None => Cow::Borrowed(event),
+            Some(redaction) => redaction.apply(event)?,
+        };
+        let event = &*seen;
+        let (size, allowed) = (size(event), self.store.data().limits.event);
+        if size > allowed {
+            return Err(CallError::EventTooLarge { size, allowed });
+        }
         self.begin(event.position());
         // A shorter lifetime than 'static: the function only reads the event while it runs.
         let handle: TypedFunc<(Resource<Transaction>, &Event), Answer> = self.handle;
@@ -178,7 +240,7 @@ impl Instance {
     fn end(&self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
         match answer {
             Ok((Ok(()),)) => Ok(()),
-            Ok((Err(failure),)) => Err(CallError::Failure(failure)),
+            Ok((Err(failure),)) => Err(CallError::Failure(failure.cut(&self.store.data().limits))),
             Err(error) => Err(explain(&self.store, &error)),
         }
     }
@@ -187,6 +249,16 @@ impl Instance {
 /// The transaction, lent for one call. Which one it is, is the guest's state.
 fn transaction() -> Resource<Transaction> {
     Resource::new_borrow(0)
+}
+
+/// Bytes of an event, all its fields together.
+fn size(event: &Event) -> usize {
+    let optional = [&event.trace_id, &event.correlation_id, &event.causation_id];
+    let texts =
+        [&event.event_id, &event.bounded_context, &event.aggregate_type, &event.aggregate_id, &event.event_type];
+    let bytes = event.payload.len() + event.metadata.len() + texts.into_iter().map(String::len).sum::<usize>();
+    // Four numbers of 8 bytes and one of 4.
+    bytes + optional.into_iter().flatten().map(String::len).sum::<usize>() + 36
 }
 
 /// How many ticks of the epoch a time is, rounded up, and one for the tick that is under way.
@@ -200,15 +272,17 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
     let guest = Guest {
         work,
         settings: Arc::clone(&plugin.settings),
-        memory: MemoryLimit::new(limits.memory),
+        redaction: plugin.redaction.clone(),
+        resources: Resources::new(limits),
         limits,
-        log: LogRate::new(limits.log_rate),
+        log: Arc::clone(&plugin.log),
         position: Position::START,
         began: Instant::now(),
         waited: Duration::ZERO,
     };
     let mut store = Store::new(plugin.pre.engine(), guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter(|guest| &mut guest.resources);
+    store.set_hostcall_fuel(limits.call_data);
     store.set_epoch_deadline(ticks(limits.call));
     // The epoch says only that time has passed. Time in the database is not the guest's own: it gets it back.
     store.epoch_deadline_callback(|mut store| {
@@ -235,8 +309,18 @@ fn explain(store: &Store<Guest>, error: &wasmtime::Error) -> CallError {
     // The backtrace is for whoever writes the projection; the message has the reason.
     tracing::debug!(target: "plugin", error = format!("{error:?}"), "the guest trapped");
     let reason = error.root_cause().to_string();
-    if store.data().memory.refused {
-        return CallError::Memory { allowed: store.data().limits.memory, reason };
+    let limits = &store.data().limits;
+    match store.data().resources.refused {
+        Some(Refused::Memory) => return CallError::Memory { allowed: limits.memory, reason },
+        Some(Refused::TableElements) => return CallError::TableElements { allowed: limits.table_elements, reason },
+        None => {}
+    }
+    // These two are told by their text: wasmtime keeps their types to itself.
+    if reason.starts_with("resource limit exceeded") {
+        return CallError::Parts(reason);
+    }
+    if reason.contains("fuel allocated for hostcalls has been exhausted") {
+        return CallError::CallData(limits.call_data);
     }
     CallError::Trap(reason)
 }

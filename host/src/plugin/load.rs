@@ -1,17 +1,21 @@
-//! From a file to a [`Plugin`]: read, made a component if it is a core module, compiled, checked, asked what it is.
+//! From a file to a [`Plugin`]: read once, judged by its digest, made a component if it is a core module, compiled,
+//! checked, asked what it is, and narrowed to what it may see.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
-use sha2::{Digest as _, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, InstancePre};
 
 use super::cache::Cache;
 use super::descriptor::{self, BadName, Descriptor};
+use super::digest::Digest;
+use super::filter::{Filters, NothingLeft};
 use super::imports::{self, Guest, Settings};
-use super::instance::{CallError, Instance};
-use super::limits::Limits;
+use super::instance::{CallError, Instance, Unfit};
+use super::limits::{Limits, LogRate};
+use super::redaction::Redaction;
+use super::trust::{Standing, Trust, Untrusted};
 use super::world::{self, NotAProjection};
 
 /// What a core module starts with.
@@ -30,6 +34,8 @@ pub struct Plugin {
     pub descriptor: Descriptor,
     /// SHA-256 of the file, in hex.
     pub digest: Arc<str>,
+    /// What its signatures say of it.
+    pub standing: Standing,
     /// Whether the file was a core module.
     pub was_core_module: bool,
     /// Bytes of the file.
@@ -42,6 +48,10 @@ pub struct Plugin {
     pub(super) settings: Settings,
     /// What it may take.
     pub(super) limits: Limits,
+    /// What it may not see of payloads.
+    pub(super) redaction: Option<Arc<Redaction>>,
+    /// How much it may log, all its instances together.
+    pub(super) log: Arc<Mutex<LogRate>>,
 }
 
 impl std::fmt::Debug for Plugin {
@@ -65,17 +75,53 @@ impl Plugin {
     pub fn limits(&self) -> &Limits {
         &self.limits
     }
+
+    /// What it may not see of payloads.
+    #[must_use]
+    pub fn redaction(&self) -> Option<&Redaction> {
+        self.redaction.as_deref()
+    }
 }
 
-/// How plugins are loaded: the same for all of a process.
+/// Which file is to be loaded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginFile {
+    /// Where it is.
+    pub path: PathBuf,
+    /// The name its projection runs under, if not its own.
+    pub name: Option<String>,
+    /// The digest it has to have.
+    pub pin: Option<Digest>,
+}
+
+impl PluginFile {
+    /// Whatever is there, under its own name.
+    #[must_use]
+    pub fn at(path: impl Into<PathBuf>) -> Self {
+        Self { path: path.into(), name: None, pin: None }
+    }
+}
+
+/// The operator's terms for plugins.
+#[derive(Clone, Debug, Default)]
+pub struct Terms {
+    /// Whose are run.
+    pub trust: Trust,
+    /// What they may take.
+    pub limits: Limits,
+    /// What they may see.
+    pub filters: Filters,
+}
+
+/// How plugins are loaded: the same for all of a process, whether at its start or while events flow.
 #[derive(Debug)]
 pub struct Loader {
     /// The engine.
     engine: Engine,
     /// Compiled code.
     cache: Cache,
-    /// What a plugin may take.
-    pub limits: Limits,
+    /// The operator's terms.
+    terms: Terms,
 }
 
 /// Why a file is not a projection that can run.
@@ -89,6 +135,19 @@ pub enum LoadError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// It is not the file that was pinned.
+    #[error("{} has the digest sha256:{found}, and is pinned to sha256:{pin}", path.display())]
+    OtherDigest {
+        /// Which file.
+        path: PathBuf,
+        /// What it has to be.
+        pin: Digest,
+        /// What it is.
+        found: Digest,
+    },
+    /// No trusted key has signed it.
+    #[error(transparent)]
+    Untrusted(#[from] Untrusted),
     /// It is something else.
     #[error("{} is not WebAssembly: it starts with {start:?}", path.display())]
     NotWasm {
@@ -129,6 +188,17 @@ pub enum LoadError {
         /// Which import or export.
         reason: String,
     },
+    /// It does not start.
+    #[error("the plugin {} cannot be started: {reason}", path.display())]
+    Start {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        reason: CallError,
+    },
+    /// It may see nothing of what it wants.
+    #[error(transparent)]
+    NothingLeft(#[from] NothingLeft),
     /// It cannot say what it is.
     #[error("the plugin {} failed in `describe`: {reason}", path.display())]
     Describe {
@@ -156,10 +226,23 @@ pub enum LoadError {
 }
 
 impl LoadError {
+    /// Whether the command, its settings or the files have to change: nothing is wrong with the plugin itself.
+    #[must_use]
+    pub fn is_configuration(&self) -> bool {
+        matches!(self, Self::Unreadable { .. } | Self::OtherDigest { .. } | Self::Untrusted(_) | Self::NothingLeft(_))
+    }
+
     /// What to do next.
     #[must_use]
     pub fn advice(&self) -> Option<&'static str> {
         match self {
+            Self::OtherDigest { .. } => {
+                Some("deploy the file that was pinned, or look at this one with `host plugin inspect` and pin it")
+            }
+            Self::Untrusted(untrusted) => Some(untrusted.advice()),
+            Self::Start { reason: CallError::Trap(_), .. } => None,
+            Self::Start { .. } => Some("if it may have more, raise the limit: `host plugin inspect --help` lists them"),
+            Self::NothingLeft(_) => Some("allow one of the types that it wants, or do not run it"),
             Self::Unreadable { .. } => Some("check the path given to --plugin"),
             Self::NotWasm { .. } => Some(
                 "--plugin takes a component or a core module, as `cargo build --target wasm32-unknown-unknown` leaves it",
@@ -182,32 +265,43 @@ impl Loader {
     ///
     /// # Errors
     /// When this machine cannot run WebAssembly at all.
-    pub fn new(limits: Limits) -> wasmtime::Result<Self> {
-        Ok(Self { engine: super::engine::new()?, cache: Cache::of_user(), limits })
+    pub fn new(terms: Terms) -> wasmtime::Result<Self> {
+        Ok(Self { engine: super::engine::new(terms.limits.stack)?, cache: Cache::of_user(), terms })
     }
 
-    /// Loads a projection, to run under its own name or under `name`.
+    /// The operator's terms.
+    #[must_use]
+    pub fn terms(&self) -> &Terms {
+        &self.terms
+    }
+
+    /// Loads a projection.
     ///
     /// # Errors
-    /// When the file cannot be read or is no projection, with what about it.
-    pub fn load(&self, path: &Path, name: Option<&str>, settings: &Settings) -> Result<Plugin, LoadError> {
-        let bytes = std::fs::read(path).map_err(|source| LoadError::Unreadable { path: path.to_owned(), source })?;
-        self.load_bytes(path, &bytes, name, settings)
+    /// When the file cannot be read, is not wanted, or is no projection, with what about it.
+    pub fn load(&self, file: &PluginFile, settings: &Settings) -> Result<Plugin, LoadError> {
+        let unreadable = |source| LoadError::Unreadable { path: file.path.clone(), source };
+        let bytes = std::fs::read(&file.path).map_err(unreadable)?;
+        self.load_bytes(file, &bytes, settings)
     }
 
     /// As [`Loader::load`], from the file's bytes.
     ///
+    /// Pin and signature are judged here, by the digest of the bytes that are compiled a few lines on, or whose compiled
+    /// code is found under that digest: whatever becomes of the file meanwhile, nothing else is run. And they are judged
+    /// first: what is not trusted is not even parsed.
+    ///
     /// # Errors
     /// As [`Loader::load`].
-    pub fn load_bytes(
-        &self,
-        path: &Path,
-        bytes: &[u8],
-        name: Option<&str>,
-        settings: &Settings,
-    ) -> Result<Plugin, LoadError> {
+    pub fn load_bytes(&self, file: &PluginFile, bytes: &[u8], settings: &Settings) -> Result<Plugin, LoadError> {
+        let path = &file.path;
         let owned = || path.to_owned();
-        let digest = digest(bytes);
+        let digest = Digest::of(bytes);
+        if let Some(pin) = file.pin.filter(|pin| *pin != digest) {
+            return Err(LoadError::OtherDigest { path: owned(), pin, found: digest });
+        }
+        let standing = self.terms.trust.admit(path, &digest)?;
+        let digest = digest.to_string();
         let was_core_module = bytes.starts_with(CORE_MODULE);
         let component = if bytes.starts_with(COMPONENT) || was_core_module {
             self.compile(path, &digest, bytes, was_core_module)?
@@ -229,24 +323,32 @@ impl Loader {
                 bounded_contexts: Vec::new(),
             },
             digest: digest.into(),
+            standing,
             was_core_module,
             size: bytes.len(),
             imports: world::imports(&self.engine, &component),
             pre,
             settings: Arc::clone(settings),
-            limits: self.limits,
+            limits: self.terms.limits,
+            redaction: None,
+            log: Arc::new(Mutex::new(LogRate::new(&self.terms.limits))),
         };
-        Instance::check_types(&plugin).map_err(other_types)?;
+        Instance::check(&plugin).map_err(|unfit| match unfit {
+            Unfit::Types(error) => other_types(error),
+            Unfit::Start(reason) => LoadError::Start { path: owned(), reason },
+        })?;
         plugin.descriptor =
             Instance::describe(&plugin).map_err(|reason| LoadError::Describe { path: owned(), reason })?;
-        if let Some(name) = name {
-            name.clone_into(&mut plugin.descriptor.name);
+        if let Some(name) = &file.name {
+            plugin.descriptor.name.clone_from(name);
         }
         descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
         let version = plugin.descriptor.version;
         if version == 0 || i32::try_from(version).is_err() {
             return Err(LoadError::Version { path: owned(), version });
         }
+        self.terms.filters.narrow(&mut plugin.descriptor)?;
+        plugin.redaction = self.terms.filters.redaction_of(&plugin.descriptor.name);
         Ok(plugin)
     }
 
@@ -283,14 +385,4 @@ fn not_wasm(path: &Path, bytes: &[u8]) -> LoadError {
     }
     let start = String::from_utf8_lossy(&bytes[..bytes.len().min(16)]).into_owned();
     LoadError::NotWasm { path: path.to_owned(), start }
-}
-
-/// SHA-256 in hex.
-fn digest(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    Sha256::digest(bytes).iter().fold(String::with_capacity(64), |mut text, byte| {
-        // Writing into a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
 }

@@ -12,11 +12,12 @@ use std::time::Duration;
 
 use notify::event::AccessKind;
 use notify::{EventKind, RecursiveMode, Watcher as _};
-use sha2::{Digest as _, Sha256};
 
+use super::digest::Digest;
 use super::imports::Settings;
-use super::load::Loader;
+use super::load::{Loader, PluginFile};
 use super::slot::PluginSlot;
+use super::trust::signature;
 
 /// How long a file must stay the same.
 const STABLE: Duration = Duration::from_millis(60);
@@ -27,10 +28,8 @@ const LOOK: Duration = Duration::from_secs(2);
 /// A file that may change.
 #[derive(Debug)]
 pub struct Watched {
-    /// The file.
-    pub path: PathBuf,
-    /// The name its projection runs under, if not its own.
-    pub name: Option<String>,
+    /// The file, with its name and its pin.
+    pub file: PluginFile,
     /// What the operator set for it.
     pub settings: Settings,
     /// What runs now.
@@ -59,7 +58,7 @@ pub fn start(loader: Arc<Loader>, files: Vec<Watched>) -> notify::Result<Watcher
             sender.send(()).ok();
         }
     })?;
-    let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder(&file.path)).collect();
+    let folders: BTreeSet<PathBuf> = files.iter().map(|file| folder(&file.file.path)).collect();
     for folder in &folders {
         notifications.watch(folder, RecursiveMode::NonRecursive)?;
     }
@@ -68,7 +67,7 @@ pub fn start(loader: Arc<Loader>, files: Vec<Watched>) -> notify::Result<Watcher
         let _entered = span.enter();
         // What was looked at last, by file: what was refused, or taken up and given back, is not taken up again
         // until it changes.
-        let mut seen: Vec<Option<[u8; 32]>> = vec![None; files.len()];
+        let mut seen: Vec<Option<Seen>> = vec![None; files.len()];
         loop {
             match changes.recv_timeout(LOOK) {
                 Ok(()) | Err(RecvTimeoutError::Timeout) => {}
@@ -91,19 +90,24 @@ fn folder(path: &Path) -> PathBuf {
     }
 }
 
+/// A state of a file: its digest, and that of its signatures. A signature may come after the file.
+type Seen = (Digest, Option<Digest>);
+
 /// Loads a file if it is another than what runs, and has stopped changing.
-fn take_up(loader: &Loader, file: &Watched, seen: &mut Option<[u8; 32]>) {
+fn take_up(loader: &Loader, watched: &Watched, seen: &mut Option<Seen>) {
+    let file = &watched.file;
     let Some((bytes, digest)) = stable(&file.path) else { return };
-    let running = file.slot.get();
-    let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
-    if *running.digest == hex || *seen == Some(digest) {
+    let running = watched.slot.get();
+    let signatures = signature::state_of(&file.path);
+    let hex = digest.to_string();
+    if *running.digest == hex || *seen == Some((digest, signatures)) {
         return;
     }
-    *seen = Some(digest);
+    *seen = Some((digest, signatures));
     let name = Some(running.descriptor.name.as_str());
     let projection = running.descriptor.name.as_str();
     let path = file.path.display();
-    let loaded = match loader.load_bytes(&file.path, &bytes, file.name.as_deref(), &file.settings) {
+    let loaded = match loader.load_bytes(file, &bytes, &watched.settings) {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(projection, %error, "the changed plugin is not taken up; the last good one goes on");
@@ -117,17 +121,18 @@ fn take_up(loader: &Loader, file: &Watched, seen: &mut Option<[u8; 32]>) {
         let (from, to) = (running.descriptor.version, loaded.descriptor.version);
         tracing::error!(projection, from, to, %path, "the changed plugin has a lower version; the last good one goes on");
     } else {
-        tracing::info!(projection, digest = &hex[..12], %path, "plugin changed: taken up at the next batch");
-        file.slot.set(loaded);
+        let signature = &loaded.standing;
+        tracing::info!(projection, digest = &hex[..12], %signature, %path, "plugin changed: taken up at the next batch");
+        watched.slot.set(loaded);
     }
 }
 
 /// The bytes of a file that has stayed the same for a moment; nothing while it is missing or being written.
-fn stable(path: &Path) -> Option<(Vec<u8>, [u8; 32])> {
-    let mut last: Option<[u8; 32]> = None;
+fn stable(path: &Path) -> Option<(Vec<u8>, Digest)> {
+    let mut last = None;
     for _ in 0..20 {
         let bytes = std::fs::read(path).ok()?;
-        let digest: [u8; 32] = Sha256::digest(&bytes).into();
+        let digest = Digest::of(&bytes);
         if last == Some(digest) {
             return Some((bytes, digest));
         }

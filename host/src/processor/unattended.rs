@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::batch::Applier;
 use super::failure::ApplyError;
 use super::replay::{Carried, Replaying};
+use super::supervisor::stack_for;
 use super::worker::Trouble;
 use crate::plugin::Plugin;
 use crate::read_model::ReadModel;
@@ -50,6 +51,23 @@ impl From<ApplyError> for Unable {
 /// # Errors
 /// When the partition cannot be had, or was lost on the way.
 pub fn carry_out(
+    read_model: &ReadModel,
+    slot: &Slot,
+    plugin: &Arc<Plugin>,
+    chosen: impl Fn(&Request) -> bool + Send,
+    replaying: Replaying<'_>,
+) -> Result<Vec<(i64, String)>, Unable> {
+    // On a thread as a worker has it: the caller's own stack may be too small for what a projection sends.
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(stack_for(plugin));
+        let thread = thread.spawn_scoped(scope, || claim_and_carry_out(read_model, slot, plugin, chosen, replaying));
+        let thread = thread.map_err(|error| Unable::Trouble(format!("the system has no thread: {error}")))?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// As [`carry_out`], on this thread.
+fn claim_and_carry_out(
     read_model: &ReadModel,
     slot: &Slot,
     plugin: &Arc<Plugin>,

@@ -108,9 +108,14 @@ pub struct SqlError {
 
 impl fmt::Display for SqlError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (SQLSTATE {})", self.message, self.code)
+        let shown = &self.message[..self.message.floor_char_boundary(SHOWN)];
+        write!(f, "{shown} (SQLSTATE {})", self.code)
     }
 }
+
+/// How many bytes of a message are shown. Databases quote the value that does not fit, however long a guest made it, and
+/// what is shown is logged and kept with a dead letter.
+const SHOWN: usize = 8 << 10;
 
 /// SQLSTATEs that the host itself gives out.
 pub mod sqlstate {
@@ -162,5 +167,16 @@ impl SqlError {
         self.code.starts_with("53")
             || self.code.starts_with("58")
             || matches!(&*self.code, "42P01" | "42501" | "3F000" | "25006" | "XX001" | "XX002")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_that_quotes_a_long_value_is_shown_in_part() {
+        let error = SqlError::permanent("22P02", "ä".repeat(SHOWN));
+        assert_eq!(error.to_string(), format!("{} (SQLSTATE 22P02)", "ä".repeat(SHOWN / 2)));
     }
 }

@@ -270,9 +270,20 @@ fn every_command_explains_itself_with_an_example() {
     assert!(
         help.contains("Exit codes: 0 done, 1 failed, 2 wrong usage or configuration, 3 stopped by policy, 4 fenced.")
     );
-    for command in
-        ["migrate", "append", "import", "export", "run", "status", "demo", "plugin inspect", "plugin validate"]
-    {
+    for command in [
+        "migrate",
+        "append",
+        "import",
+        "export",
+        "run",
+        "status",
+        "demo",
+        "plugin inspect",
+        "plugin validate",
+        "plugin trust keygen",
+        "plugin trust sign",
+        "plugin trust verify",
+    ] {
         let words: Vec<&str> = command.split(' ').collect();
         assert!(help.contains(&format!("\n  {} ", words[0])), "{command}: {help}");
         let output = setup.run([&words[..], &["--help"]].concat());

@@ -5,18 +5,18 @@ use std::path::Path;
 use projectionist_tests::{Host, Setup, event, flights, on_both_databases, plugin, wait_until};
 
 /// Puts a plugin into the watched place, as a deployment does: written beside, then renamed.
-fn deploy(setup: &Setup, content: &[u8]) {
+pub(crate) fn deploy(setup: &Setup, content: &[u8]) {
     let beside = setup.file("counter.wasm.new", content);
     std::fs::rename(beside, setup.folder().join("counter.wasm")).unwrap();
 }
 
 /// A plugin's bytes.
-fn bytes(name: &str) -> Vec<u8> {
+pub(crate) fn bytes(name: &str) -> Vec<u8> {
     std::fs::read(Path::new(&plugin(name))).unwrap()
 }
 
 /// The same component with another digest: a custom section is of no meaning.
-fn touched(mut module: Vec<u8>) -> Vec<u8> {
+pub(crate) fn touched(mut module: Vec<u8>) -> Vec<u8> {
     module.extend(b"\0\x05\x04note");
     module
 }
@@ -30,7 +30,7 @@ fn start(setup: &Setup, more: &[&str]) -> Host {
 }
 
 /// Stores an event and waits until it is counted.
-fn count_one(setup: &Setup, expected: u64) {
+pub(crate) fn count_one(setup: &Setup, expected: u64) {
     setup.insert(&[event("Anything", "Thing", "a")]);
     wait_until("the event is counted", || setup.events_applied("counter") == expected);
 }

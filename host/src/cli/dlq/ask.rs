@@ -14,12 +14,10 @@ use self::report::{self as reports, Json, Report, State};
 use super::selection::Chosen;
 use crate::cli::Context;
 use crate::cli::exit::UsageError;
-use crate::cli::run::{PluginArgument, Setting, load};
+use crate::cli::loading::{Loading, PluginArgument, Setting, load, refuse_strangers};
 use crate::event::Position;
 use crate::partition::{Partition, fnv1a32};
 use crate::plugin::Plugin;
-use crate::plugin::limits::Limits;
-use crate::plugin::load::Loader;
 use crate::processor::policy::Until;
 use crate::processor::replay::Replaying;
 use crate::processor::unattended::{self, Unable};
@@ -103,7 +101,7 @@ struct Asking {
     #[arg(long)]
     all: bool,
     /// Carry it out with this plugin where no worker runs
-    #[arg(long, value_name = "[NAME=]FILE")]
+    #[arg(long, value_name = "[NAME=]FILE[@sha256:DIGEST]")]
     plugin: Option<PluginArgument>,
     /// A setting for the plugin, as for `host run`
     #[arg(long = "set", value_name = "KEY=VALUE", requires = "plugin")]
@@ -120,6 +118,9 @@ struct Asking {
     /// Which letters.
     #[command(flatten)]
     chosen: Chosen,
+    /// On which terms that plugin runs.
+    #[command(flatten)]
+    loading: Loading,
 }
 
 /// What the work needs.
@@ -183,8 +184,10 @@ impl Asking {
     /// Loads the plugin.
     fn plugin(&self) -> anyhow::Result<Option<Arc<Plugin>>> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
-        let loader = Loader::new(Limits::default())?;
-        Ok(Some(Arc::new(load(&loader, plugin, &self.settings)?)))
+        let loader = self.loading.loader()?;
+        let plugin = load(&loader, plugin, &self.settings)?;
+        refuse_strangers(&loader, std::slice::from_ref(&plugin.descriptor.name))?;
+        Ok(Some(Arc::new(plugin)))
     }
 
     /// How it replays itself.

@@ -5,8 +5,8 @@
 
 use std::collections::BTreeMap;
 
-use projectionist_sdk::Dialect;
 use projectionist_sdk::prelude::*;
+use projectionist_sdk::{Dialect, Value};
 use serde::Deserialize;
 
 /// Keeps `notes` and `totals`; obeys `switches`, which a test writes.
@@ -37,6 +37,8 @@ enum Order {
         /// Its key.
         key: String,
     },
+    /// Writes a note of the payload, as it was shown to it.
+    NotePayload,
     /// Writes a note of how many notes there are, its own transaction's included.
     NoteCount,
     /// Adds to a total, in memory; `flush` writes it.
@@ -96,6 +98,14 @@ enum Order {
         /// The statement.
         sql: String,
     },
+    /// Runs a statement with one text, named as a parameter so many times: little memory here, much for a host that
+    /// would copy each.
+    Alias {
+        /// How long the text is.
+        mebibytes: usize,
+        /// How often it is named.
+        times: usize,
+    },
     /// Runs a statement and asks for its answer.
     Query {
         /// The statement.
@@ -148,7 +158,10 @@ impl Projection for Saboteur {
             self.pondered.push((event.position(), event.aggregate_id().to_owned()));
             return Ok(());
         }
-        let note = self.obey(tx, order)?;
+        let note = match order {
+            Order::NotePayload => Some(String::from_utf8_lossy(event.payload_bytes()).into_owned()),
+            order => self.obey(tx, order)?,
+        };
         let note = note.unwrap_or_else(|| event.aggregate_version().to_string());
         tx.execute("INSERT INTO notes VALUES ($1, $2, $3)", params![event.position(), event.aggregate_id(), note])?;
         Ok(())
@@ -182,7 +195,7 @@ impl Saboteur {
     /// Does what it is told; gives what to note, if not the event's version.
     fn obey(&mut self, tx: &Transaction, order: Order) -> Result<Option<String>, Failure> {
         match order {
-            Order::Note | Order::Ponder => {}
+            Order::Note | Order::NotePayload | Order::Ponder => {}
             Order::NoteSeen => return Ok(Some(self.seen.to_string())),
             Order::NoteSetting { key } => return Ok(Some(config::get(&key).unwrap_or_else(|| "unset".to_owned()))),
             Order::NoteCount => return self.count(tx).map(Some),
@@ -239,6 +252,18 @@ impl Saboteur {
             Order::Hoard { mebibytes } => self.hoard.push(vec![1; mebibytes << 20]),
             Order::Recurse => return Ok(Some(recurse(1).to_string())),
             Order::Execute { sql } => tx.execute(&sql, params![])?,
+            Order::Alias { mebibytes, times } => {
+                let text = "x".repeat(mebibytes << 20);
+                let alias = || {
+                    #[expect(unsafe_code, reason = "a hostile guest is not bound to Rust's rules")]
+                    // SAFETY: there is none. All of them own the same bytes, and would free them more than once, did the
+                    // host not end the call before.
+                    let alias = unsafe { String::from_raw_parts(text.as_ptr().cast_mut(), text.len(), text.len()) };
+                    Value::Text(alias)
+                };
+                let aliases: Vec<Value> = std::iter::repeat_with(alias).take(times).collect();
+                tx.execute("DELETE FROM totals", aliases)?;
+            }
             Order::Query { sql } => drop(tx.query(&sql, params![])?),
             Order::Swallow { sql } => drop(tx.query(&sql, params![])),
         }

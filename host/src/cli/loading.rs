@@ -1,0 +1,183 @@
+//! How a command is told which plugins to load, with which settings, and on which terms. Every command that runs a
+//! projection takes the same: a signature that `run` demands, `rebuild` and `dlq` do not forget.
+
+use std::collections::BTreeMap;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use clap::Args;
+
+use super::exit::UsageError;
+use super::filters::FilterOptions;
+use super::limits::LimitOptions;
+use super::trust::TrustOptions;
+use crate::plugin::digest::Digest;
+use crate::plugin::imports::Settings;
+use crate::plugin::load::{Loader, Terms};
+use crate::plugin::{Plugin, PluginFile};
+
+/// The operator's terms for plugins.
+#[derive(Clone, Debug, Args)]
+pub struct Loading {
+    /// Whose are run.
+    #[command(flatten)]
+    trust: TrustOptions,
+    /// What they may see.
+    #[command(flatten)]
+    filters: FilterOptions,
+    /// What they may take.
+    #[command(flatten)]
+    limits: LimitOptions,
+}
+
+impl Loading {
+    /// What loads plugins on these terms.
+    ///
+    /// # Errors
+    /// When the trusted keys cannot be had, or this machine cannot run WebAssembly.
+    pub fn loader(&self) -> anyhow::Result<Loader> {
+        let (trust, filters) = (self.trust.trust()?, self.filters.filters());
+        Ok(Loader::new(Terms { trust, filters, limits: self.limits.limits() })?)
+    }
+}
+
+/// `[NAME=]FILE[@sha256:DIGEST]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PluginArgument {
+    /// The file, with the name to run it under, and its pin.
+    pub file: PluginFile,
+}
+
+/// What stands between a file and its pin.
+const PIN: &str = "@sha256:";
+
+impl FromStr for PluginArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (text, pin) = match text.rsplit_once(PIN) {
+            None => (text, None),
+            Some((file, digest)) => {
+                let digest: Digest = digest.parse().map_err(|error| format!("the pin {digest:?}: {error}"))?;
+                (file, Some(digest))
+            }
+        };
+        // A path may hold `=` too: only what could be a name is one.
+        let name = text.split_once('=').filter(|(name, _)| crate::plugin::descriptor::check_name(name).is_ok());
+        let (name, path) = match name {
+            Some((name, path)) => (Some(name.to_owned()), path),
+            None => (None, text),
+        };
+        Ok(Self { file: PluginFile { path: path.into(), name, pin } })
+    }
+}
+
+/// `KEY=VALUE`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Setting {
+    /// The key.
+    key: String,
+    /// The value.
+    value: String,
+}
+
+impl FromStr for Setting {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.split_once('=') {
+            Some((key, value)) if !key.is_empty() => Ok(Self { key: key.to_owned(), value: value.to_owned() }),
+            _ => Err("a setting is KEY=VALUE"),
+        }
+    }
+}
+
+/// What a projection was set, of all settings: those without a dot, and its own.
+#[must_use]
+pub fn settings_of(projection: &str, settings: &[Setting]) -> Settings {
+    let mut own = BTreeMap::new();
+    for Setting { key, value } in settings {
+        match key.split_once('.') {
+            None => own.insert(key.clone(), value.clone()),
+            Some((name, key)) if name == projection => own.insert(key.to_owned(), value.clone()),
+            Some(_) => None,
+        };
+    }
+    Arc::new(own)
+}
+
+/// Loads a plugin with its settings: the global ones, and those for its name, which only `describe` may tell.
+///
+/// # Errors
+/// When it is no projection, or not one that the operator's terms allow.
+pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> anyhow::Result<Plugin> {
+    let guess = plugin.file.name.clone().unwrap_or_default();
+    let loaded = loader.load(&plugin.file, &settings_of(&guess, settings))?;
+    let own = settings_of(&loaded.descriptor.name, settings);
+    tracing::info!(
+        projection = loaded.descriptor.name,
+        version = loaded.descriptor.version,
+        digest = &loaded.digest[..12],
+        signature = %loaded.standing,
+        file = %plugin.file.path.display(),
+        "plugin loaded"
+    );
+    if let Some(redaction) = loaded.redaction() {
+        tracing::info!(projection = loaded.descriptor.name, fields = %redaction, "payloads are shown without these fields");
+    }
+    if !loader.terms().filters.only_aggregate_types.is_empty() {
+        let types = loaded.descriptor.aggregate_types.join(", ");
+        tracing::info!(
+            projection = loaded.descriptor.name,
+            types,
+            "only events of these aggregate types are shown; the checkpoint passes over the others, and lifting the \
+             filter brings none of them back"
+        );
+    }
+    Ok(loaded.with_settings(own))
+}
+
+/// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything.
+///
+/// # Errors
+/// When there is one.
+pub fn refuse_strangers(loader: &Loader, projections: &[String]) -> Result<(), UsageError> {
+    let names: Vec<&str> = projections.iter().map(String::as_str).collect();
+    match loader.terms().filters.stranger(&names) {
+        None => Ok(()),
+        Some(stranger) => {
+            let message = format!("a filter is for {stranger}, and no plugin is called that");
+            Err(UsageError::new(message, format!("say NAME=… of one that is loaded: {}", names.join(", "))))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Name and path of an argument.
+    fn read(text: &str) -> (Option<String>, String, bool) {
+        let PluginFile { path, name, pin } = text.parse::<PluginArgument>().unwrap().file;
+        (name, path.display().to_string(), pin.is_some())
+    }
+
+    #[test]
+    fn a_plugin_may_be_given_another_name_and_a_pin() {
+        assert_eq!(read("delays=a/b.wasm"), (Some("delays".into()), "a/b.wasm".into(), false));
+        assert_eq!(read("./odd=name.wasm"), (None, "./odd=name.wasm".into(), false));
+        let digest = Digest::of(b"").to_string();
+        assert_eq!(read(&format!("x=a@b.wasm@sha256:{digest}")), (Some("x".into()), "a@b.wasm".into(), true));
+        for wrong in ["", "12", &digest[1..], &format!("{digest} ")] {
+            let error = format!("a.wasm@sha256:{wrong}").parse::<PluginArgument>().unwrap_err();
+            assert!(error.contains("64 hexadecimal digits"), "a mistyped pin is no part of a path: {error}");
+        }
+    }
+
+    #[test]
+    fn a_setting_is_for_all_or_for_one() {
+        let settings = ["a=1".parse().unwrap(), "x.b=2".parse().unwrap(), "y.b=3".parse().unwrap()];
+        let own = settings_of("x", &settings);
+        assert_eq!((own.get("a").map(String::as_str), own.get("b").map(String::as_str)), (Some("1"), Some("2")));
+    }
+}

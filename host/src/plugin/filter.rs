@@ -1,0 +1,140 @@
+//! What the operator lets projections see, whatever they describe themselves: aggregates of some types only, and
+//! payloads without some fields.
+//!
+//! Types narrow the projection's own description when it is loaded, so that every reader of it (workers, replays of
+//! dead letters, rebuilds) goes by the same filter. Fields are taken out by a [`Redaction`] on the one way that an event has into a guest, [`super::Instance::handle`].
+
+use std::sync::Arc;
+
+use super::descriptor::{Descriptor, Printable};
+use super::redaction::{FieldPath, Redaction};
+
+/// Something that is set for all projections, or for one of them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Addressed<T> {
+    /// The name it runs under; nothing for all.
+    pub projection: Option<String>,
+    /// What is set.
+    pub value: T,
+}
+
+impl<T> Addressed<T> {
+    /// What is set, if it is for this projection.
+    fn of(&self, projection: &str) -> Option<&T> {
+        self.projection.as_deref().is_none_or(|name| name == projection).then_some(&self.value)
+    }
+}
+
+/// What the operator lets projections see.
+#[derive(Clone, Debug, Default)]
+pub struct Filters {
+    /// Aggregates of these types only.
+    pub only_aggregate_types: Vec<Addressed<String>>,
+    /// Payloads without these fields.
+    pub redacted_fields: Vec<Addressed<FieldPath>>,
+}
+
+/// A filter that leaves a projection nothing to see.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{projection} would see no event: it wants aggregates of type {}, and --only-aggregate-type lets it see {}",
+    Printable::list(described),
+    allowed.join(", ")
+)]
+pub struct NothingLeft {
+    /// Which projection.
+    pub projection: String,
+    /// What it wants.
+    pub described: Vec<String>,
+    /// What it may see.
+    pub allowed: Vec<String>,
+}
+
+impl Filters {
+    /// Leaves of what a projection wants what it may see.
+    ///
+    /// # Errors
+    /// When that is nothing. An empty list would mean all.
+    pub fn narrow(&self, descriptor: &mut Descriptor) -> Result<(), NothingLeft> {
+        let allowed = self.only_aggregate_types.iter().filter_map(|only| only.of(&descriptor.name).cloned());
+        let allowed: Vec<String> = allowed.collect();
+        if allowed.is_empty() {
+            return Ok(());
+        }
+        let wanted = &mut descriptor.aggregate_types;
+        if wanted.is_empty() {
+            *wanted = allowed;
+        } else if wanted.iter().any(|of| allowed.contains(of)) {
+            wanted.retain(|of| allowed.contains(of));
+        } else {
+            let (projection, described) = (descriptor.name.clone(), wanted.clone());
+            return Err(NothingLeft { projection, described, allowed });
+        }
+        Ok(())
+    }
+
+    /// What a projection may not see of payloads.
+    #[must_use]
+    pub fn redaction_of(&self, projection: &str) -> Option<Arc<Redaction>> {
+        let fields = self.redacted_fields.iter().filter_map(|field| field.of(projection).cloned());
+        Redaction::of(fields.collect()).map(Arc::new)
+    }
+
+    /// A name that a filter is for, and that none of these projections has.
+    #[must_use]
+    pub fn stranger(&self, projections: &[&str]) -> Option<&str> {
+        let named = self.only_aggregate_types.iter().filter_map(|only| only.projection.as_deref());
+        let mut named = named.chain(self.redacted_fields.iter().filter_map(|field| field.projection.as_deref()));
+        named.find(|name| !projections.contains(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A projection `x` that wants these.
+    fn wants(aggregate_types: &[&str]) -> Descriptor {
+        Descriptor {
+            name: "x".into(),
+            version: 1,
+            event_types: vec![],
+            aggregate_types: aggregate_types.iter().map(|of| (*of).to_owned()).collect(),
+            bounded_contexts: vec![],
+        }
+    }
+
+    /// Filters with these types, for all or for one.
+    fn only(types: &[(Option<&str>, &str)]) -> Filters {
+        let addressed = |(name, value): &(Option<&str>, &str)| Addressed {
+            projection: name.map(str::to_owned),
+            value: (*value).to_owned(),
+        };
+        Filters { only_aggregate_types: types.iter().map(addressed).collect(), ..Filters::default() }
+    }
+
+    /// What is left.
+    fn left(filters: &Filters, wanted: &[&str]) -> Result<Vec<String>, NothingLeft> {
+        let mut descriptor = wants(wanted);
+        filters.narrow(&mut descriptor).map(|()| descriptor.aggregate_types)
+    }
+
+    #[test]
+    fn a_projection_sees_what_it_wants_and_may() {
+        let filters = only(&[(None, "A"), (Some("x"), "B"), (Some("y"), "C")]);
+        assert_eq!(left(&filters, &[]).unwrap(), ["A", "B"], "who wants all gets what it may");
+        assert_eq!(left(&filters, &["B", "C"]).unwrap(), ["B"]);
+        assert_eq!(left(&only(&[(Some("y"), "C")]), &[]).unwrap(), [""; 0], "what is for another changes nothing");
+        let error = left(&filters, &["C", "D"]).unwrap_err().to_string();
+        let expected =
+            "x would see no event: it wants aggregates of type C, D, and --only-aggregate-type lets it see A, B";
+        assert_eq!(error, expected);
+    }
+
+    #[test]
+    fn a_filter_for_nobody_is_found() {
+        let filters = only(&[(None, "A"), (Some("x"), "B"), (Some("z"), "C")]);
+        assert_eq!(filters.stranger(&["x", "y"]), Some("z"));
+        assert_eq!(filters.stranger(&["x", "z"]), None);
+    }
+}
