@@ -4,6 +4,7 @@
 //! tables, indexes and views; no other schema than the projection's own, none of the host's tables. What does
 //! not parse is refused. A verdict is kept by the text, so a statement is parsed once a worker.
 
+use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -20,6 +21,9 @@ use super::value::{Dialect, SqlError, sqlstate};
 
 /// How many verdicts are kept. A projection that makes up a new text for every event gains nothing from them.
 const KEPT: usize = 1_024;
+
+/// How many of them are looked through first.
+const RECENT: usize = 4;
 
 /// Which call a statement comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,6 +65,9 @@ pub struct Guard {
     schema: String,
     /// Verdicts so far.
     verdicts: FnvHashMap<String, Arc<Judged>>,
+    /// The last few that were asked for: a projection runs the same two or three statements over and over, and to
+    /// compare a text with them costs a tenth of what it costs to hash it.
+    recent: VecDeque<Arc<Judged>>,
     /// The number of the next verdict.
     next: u32,
 }
@@ -73,7 +80,7 @@ impl Guard {
             Dialect::Postgres => projection.to_owned(),
             Dialect::Sqlite => "main".to_owned(),
         };
-        Self { dialect, schema, verdicts: FnvHashMap::default(), next: 0 }
+        Self { dialect, schema, verdicts: FnvHashMap::default(), recent: VecDeque::new(), next: 0 }
     }
 
     /// Whether the statement may run now.
@@ -81,22 +88,33 @@ impl Guard {
     /// # Errors
     /// When it may not, with what about it.
     pub fn judge(&mut self, sql: &str, phase: Phase) -> Result<Arc<Judged>, SqlError> {
-        let judged = match self.verdicts.get(sql) {
+        let judged = match self.recent.iter().find(|judged| judged.sql == sql) {
             Some(judged) => Arc::clone(judged),
             None => {
-                let kind = self.kind(sql)?;
-                let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next });
-                self.next += 1;
-                if self.verdicts.len() >= KEPT {
-                    self.verdicts.clear();
-                }
-                self.verdicts.insert(sql.to_owned(), Arc::clone(&judged));
+                let judged = self.verdict(sql)?;
+                self.recent.truncate(RECENT - 1);
+                self.recent.push_front(Arc::clone(&judged));
                 judged
             }
         };
         if judged.kind == Kind::Definition && phase == Phase::Rows {
             return Err(not_allowed("tables, indexes and views are made, altered and dropped in `migrate` only"));
         }
+        Ok(judged)
+    }
+
+    /// The verdict that was kept, or a new one.
+    fn verdict(&mut self, sql: &str) -> Result<Arc<Judged>, SqlError> {
+        if let Some(judged) = self.verdicts.get(sql) {
+            return Ok(Arc::clone(judged));
+        }
+        let kind = self.kind(sql)?;
+        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next });
+        self.next += 1;
+        if self.verdicts.len() >= KEPT {
+            self.verdicts.clear();
+        }
+        self.verdicts.insert(sql.to_owned(), Arc::clone(&judged));
         Ok(judged)
     }
 
