@@ -64,13 +64,17 @@ pub(crate) fn flights(count: usize) -> impl Iterator<Item = Stored> {
     })
 }
 
-/// So many events of a quarter as many users, in the order in which such a system sees them: some register, some
-/// verify an address, some leave.
+/// How many users are under way at the same time.
+const UNDER_WAY: usize = 1_000;
+
+/// So many events of a quarter as many users, as such a system sees them: a user registers, verifies an address, takes
+/// another and leaves, while a thousand others do the same.
 pub(crate) fn users(count: usize) -> impl Iterator<Item = Stored> {
-    let users = (count / 4).max(1);
     (0..count).map(move |number| {
-        // A step that has no factor with most numbers of users, so that a batch touches users all over the table.
-        let (user, version) = (number * 7_919 % users, number / users + 1);
+        let (wave, step) = (number / (4 * UNDER_WAY), number % (4 * UNDER_WAY));
+        // 7 has no factor with a thousand, so each of them comes once in each step.
+        let version = step / UNDER_WAY + 1;
+        let user = wave * UNDER_WAY + (step * 7 + version * 13) % UNDER_WAY;
         let (event_type, payload) = match version {
             1 => ("UserCreated", format!(r#"{{"email": "user{user}@example.org", "name": "User {user}"}}"#)),
             2 => ("EmailVerified", "{}".to_owned()),

@@ -16,6 +16,7 @@ use sqlparser::ast::{
 use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
 
+use super::multi_row::MultiRow;
 use super::rebuild;
 use super::value::{Dialect, SqlError, sqlstate};
 
@@ -54,6 +55,8 @@ pub struct Judged {
     pub kind: Kind,
     /// Different for different texts, and small: what the stores know a prepared statement by.
     pub number: u32,
+    /// How it is sent with several rows, where it can be.
+    pub multi_row: Option<MultiRow>,
 }
 
 /// Judges the statements of one projection.
@@ -108,8 +111,8 @@ impl Guard {
         if let Some(judged) = self.verdicts.get(sql) {
             return Ok(Arc::clone(judged));
         }
-        let kind = self.kind(sql)?;
-        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next });
+        let (kind, multi_row) = self.look_at(sql)?;
+        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next, multi_row });
         self.next += 1;
         if self.verdicts.len() >= KEPT {
             self.verdicts.clear();
@@ -119,7 +122,7 @@ impl Guard {
     }
 
     /// What the statement does, if a projection may do it at all.
-    fn kind(&self, sql: &str) -> Result<Kind, SqlError> {
+    fn look_at(&self, sql: &str) -> Result<(Kind, Option<MultiRow>), SqlError> {
         let grammar: &dyn Grammar = match self.dialect {
             Dialect::Postgres => &PostgreSqlDialect {},
             Dialect::Sqlite => &SQLiteDialect {},
@@ -137,7 +140,9 @@ impl Guard {
         }
         match self.may_define(statement) {
             ControlFlow::Break(error) => Err(error),
-            ControlFlow::Continue(()) => Ok(kind),
+            // SQLite runs statements in place: there is nothing to be gained.
+            ControlFlow::Continue(()) if self.dialect == Dialect::Sqlite => Ok((kind, None)),
+            ControlFlow::Continue(()) => Ok((kind, MultiRow::of(statement, sql))),
         }
     }
 

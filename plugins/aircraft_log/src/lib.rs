@@ -69,7 +69,8 @@ impl Projection for AircraftLog {
     fn flush(&mut self, tx: &Transaction) -> Result<(), Failure> {
         for (aircraft, legs) in self.legs.drain() {
             tx.execute(
-                "INSERT INTO aircraft_log VALUES ($1, $2, $3, $4, $5)
+                "INSERT INTO aircraft_log (aircraft, flights, miles, last_position, last_airport)
+                 VALUES ($1, $2, $3, $4, $5)
                  ON CONFLICT (aircraft) DO UPDATE SET
                      flights = aircraft_log.flights + excluded.flights,
                      miles = aircraft_log.miles + excluded.miles,

@@ -4,11 +4,18 @@
 //! or two however many statements it has. Preparing goes through the extended protocol, which takes one
 //! statement and no more, and PREPARE itself takes rows' statements only; what comes after it in a message is
 //! nothing but names of ours and quoted literals.
+//!
+//! A run of one INSERT becomes one statement of several rows where [`MultiRow`] says so: `EXECUTE p0x32('…', …);`.
 
-use fnv::FnvHashMap;
+use std::fmt::Write as _;
+
+use fnv::{FnvHashMap, FnvHashSet};
 use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
 
 use super::super::guard::Judged;
+use super::super::multi_row;
+#[cfg(doc)]
+use super::super::multi_row::MultiRow;
 use super::super::value::{SqlError, Value, sqlstate};
 use super::{literal, sql_error};
 
@@ -18,6 +25,9 @@ const PREPARED: usize = 512;
 /// How much of a statement an error quotes.
 const QUOTED: usize = 160;
 
+/// How many rows a statement of several has: the largest first. More gain nothing, and each has to be planned.
+const SEVERAL: [usize; 2] = [32, 8];
+
 /// A statement that the connection knows.
 #[derive(Debug)]
 struct Prepared {
@@ -25,7 +35,36 @@ struct Prepared {
     parameters: Vec<(u32, String)>,
     /// The beginning of its text, for errors.
     text: String,
+    /// Whether it can be sent with several rows.
+    several: Several,
 }
+
+/// Whether a statement can be sent with several rows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Several {
+    /// Never, or not any more.
+    Never,
+    /// Nobody has asked the database yet.
+    Perhaps,
+    /// It can, and is prepared for it.
+    Prepared,
+}
+
+/// Executions of one INSERT on end, not yet in the message.
+#[derive(Debug, Default)]
+struct Run {
+    /// Which statement.
+    number: u32,
+    /// The parameters of its rows, as literals with commas between them.
+    text: String,
+    /// Where in the text each row ends.
+    ends: Vec<usize>,
+    /// The keys of its rows, as literals.
+    keys: FnvHashSet<String>,
+}
+
+/// A part of a message: which statement, and how many rows it has; nothing for the host's own.
+pub(super) type Part = Option<(u32, usize)>;
 
 /// The statements of one connection.
 #[derive(Debug, Default)]
@@ -34,8 +73,12 @@ pub(super) struct Statements {
     prepared: FnvHashMap<u32, Prepared>,
     /// What was kept, as one message.
     message: String,
-    /// Which statement each part of the message is; nothing for the host's own.
-    parts: Vec<Option<u32>>,
+    /// Which statement each part of the message is.
+    parts: Vec<Part>,
+    /// What comes behind the message.
+    run: Run,
+    /// What stands for one row while it is written.
+    row: String,
 }
 
 /// A message ready to be sent.
@@ -44,7 +87,7 @@ pub(super) struct Message {
     /// Its text.
     pub(super) text: String,
     /// Which statement each part is.
-    pub(super) parts: Vec<Option<u32>>,
+    pub(super) parts: Vec<Part>,
 }
 
 impl Statements {
@@ -68,8 +111,56 @@ impl Statements {
         .map_err(failed)?;
         let parameters =
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
-        self.prepared.insert(judged.number, Prepared { parameters, text });
+        let several = if judged.multi_row.is_some() { Several::Perhaps } else { Several::Never };
+        self.prepared.insert(judged.number, Prepared { parameters, text, several });
         Ok(())
+    }
+
+    /// Prepares a statement for several rows, if its table allows that. Nothing is kept at that time.
+    pub(super) async fn prepare_several(
+        &mut self,
+        connection: &mut PgConnection,
+        judged: &Judged,
+    ) -> Result<(), SqlError> {
+        let (Some(multi_row), Some(prepared)) = (&judged.multi_row, self.prepared.get_mut(&judged.number)) else {
+            return Ok(());
+        };
+        // Whatever goes wrong below goes wrong once.
+        prepared.several = Several::Never;
+        let failed = |error: sqlx::Error| within(sql_error(&error), &prepared.text);
+        let safe: Option<bool> = sqlx::query_scalar(multi_row::SAFE_TABLE)
+            .bind(&multi_row.table)
+            .fetch_optional(&mut *connection)
+            .await
+            .map_err(failed)?;
+        if safe != Some(true) {
+            return Ok(());
+        }
+        // Given by name, the types are those of the one row, whatever Postgres would make of the others.
+        let types: Vec<&str> = prepared.parameters.iter().map(|(_, name)| &**name).collect();
+        for rows in SEVERAL {
+            let types = vec![types.join(", "); rows].join(", ");
+            let prepare = format!("PREPARE p{}x{rows} ({types}) AS {}", judged.number, multi_row.sql(rows));
+            sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
+        }
+        prepared.several = Several::Prepared;
+        Ok(())
+    }
+
+    /// Whether it is time to prepare a statement for several rows: there is a run of it.
+    pub(super) fn wants_several(&self, judged: &Judged) -> bool {
+        self.run.number == judged.number
+            && self.run.ends.len() >= SEVERAL[SEVERAL.len() - 1]
+            && self.prepared.get(&judged.number).is_some_and(|prepared| prepared.several == Several::Perhaps)
+    }
+
+    /// Never again sends a statement with several rows: two of them were the same to the database.
+    pub(super) fn never_several(&mut self, part: Option<&Part>) {
+        if let Some((number, _)) = part.copied().flatten()
+            && let Some(prepared) = self.prepared.get_mut(&number)
+        {
+            prepared.several = Several::Never;
+        }
     }
 
     /// Forgets all prepared statements: there are too many, or the tables are not those they were prepared for.
@@ -77,7 +168,13 @@ impl Statements {
         if self.prepared.is_empty() {
             return Ok(());
         }
-        let names: Vec<String> = self.prepared.keys().map(|number| format!("DEALLOCATE p{number}")).collect();
+        let mut names = Vec::new();
+        for (number, prepared) in &self.prepared {
+            names.push(format!("DEALLOCATE p{number}"));
+            if prepared.several == Several::Prepared {
+                names.extend(SEVERAL.map(|rows| format!("DEALLOCATE p{number}x{rows}")));
+            }
+        }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
         self.prepared.clear();
         Ok(())
@@ -101,23 +198,69 @@ impl Statements {
             );
             return Err(within(SqlError::permanent(sqlstate::PARAMETER_COUNT, message), &prepared.text));
         }
-        let before = self.message.len();
-        self.message.push_str("EXECUTE p");
-        self.message.push_str(&judged.number.to_string());
+        self.row.clear();
+        let mut key = String::new();
+        let in_key = |at: usize| judged.multi_row.as_ref().is_some_and(|multi_row| multi_row.key.contains(&at));
         for (at, (value, (oid, name))) in parameters.iter().zip(&prepared.parameters).enumerate() {
-            self.message.push_str(if at == 0 { "(" } else { "," });
-            if let Err(error) = literal::write(&mut self.message, at + 1, value, *oid, name) {
-                self.message.truncate(before);
-                return Err(within(error, &prepared.text));
+            if at > 0 {
+                self.row.push(',');
+            }
+            let start = self.row.len();
+            literal::write(&mut self.row, at + 1, value, *oid, name).map_err(|error| within(error, &prepared.text))?;
+            if in_key(at) {
+                key.push_str(&self.row[start..]);
+                key.push(',');
             }
         }
-        self.message.push_str(if parameters.is_empty() { ";" } else { ");" });
-        self.parts.push(Some(judged.number));
+        let several = prepared.several;
+        if several == Several::Never || self.run.number != judged.number || self.run.keys.contains(&key) {
+            self.end_run();
+        }
+        if several == Several::Never {
+            execute(&mut self.message, judged.number, 1, &self.row);
+            self.parts.push(Some((judged.number, 1)));
+            return Ok(());
+        }
+        let run = &mut self.run;
+        run.number = judged.number;
+        if !run.text.is_empty() {
+            run.text.push(',');
+        }
+        run.text.push_str(&self.row);
+        run.ends.push(run.text.len());
+        if !key.is_empty() {
+            run.keys.insert(key);
+        }
         Ok(())
+    }
+
+    /// Keeps a prepared statement, and not in a run: somebody wants its own answer.
+    pub(super) fn keep_alone(&mut self, judged: &Judged, parameters: &[Value]) -> Result<(), SqlError> {
+        self.end_run();
+        self.keep(judged, parameters)
+    }
+
+    /// Puts the run into the message, in as few statements as there are.
+    fn end_run(&mut self) {
+        let Self { run, message, parts, prepared, .. } = self;
+        let several = prepared.get(&run.number).is_some_and(|prepared| prepared.several == Several::Prepared);
+        let (mut at, mut start) = (0, 0);
+        while at < run.ends.len() {
+            let left = run.ends.len() - at;
+            let rows = SEVERAL.into_iter().find(|rows| several && *rows <= left).unwrap_or(1);
+            let end = run.ends[at + rows - 1];
+            execute(message, run.number, rows, &run.text[start..end]);
+            parts.push(Some((run.number, rows)));
+            at += rows;
+            // Behind the comma.
+            start = end + 1;
+        }
+        run.forget();
     }
 
     /// Keeps a statement of the host's own.
     pub(super) fn keep_own(&mut self, sql: &str) {
+        self.end_run();
         self.message.push_str(sql);
         self.message.push(';');
         self.parts.push(None);
@@ -125,11 +268,12 @@ impl Statements {
 
     /// How many bytes are kept.
     pub(super) fn kept(&self) -> usize {
-        self.message.len()
+        self.message.len() + self.run.text.len()
     }
 
     /// Takes what was kept.
     pub(super) fn take(&mut self) -> Message {
+        self.end_run();
         Message { text: std::mem::take(&mut self.message), parts: std::mem::take(&mut self.parts) }
     }
 
@@ -137,15 +281,36 @@ impl Statements {
     pub(super) fn forget(&mut self) {
         self.message.clear();
         self.parts.clear();
+        self.run.forget();
     }
 
     /// An error of a part of a message, with the statement that caused it.
-    pub(super) fn explain(&self, error: SqlError, part: Option<&Option<u32>>) -> SqlError {
-        match part.copied().flatten().and_then(|number| self.prepared.get(&number)) {
+    pub(super) fn explain(&self, error: SqlError, part: Option<&Part>) -> SqlError {
+        match part.copied().flatten().and_then(|(number, _)| self.prepared.get(&number)) {
             Some(prepared) => within(error, &prepared.text),
             None => error,
         }
     }
+}
+
+impl Run {
+    /// Begins again.
+    fn forget(&mut self) {
+        self.text.clear();
+        self.ends.clear();
+        self.keys.clear();
+    }
+}
+
+/// Writes the execution of a prepared statement.
+fn execute(message: &mut String, number: u32, rows: usize, parameters: &str) {
+    // Writing into a `String` cannot fail.
+    let written = match (rows, parameters) {
+        (1, "") => write!(message, "EXECUTE p{number};"),
+        (1, _) => write!(message, "EXECUTE p{number}({parameters});"),
+        _ => write!(message, "EXECUTE p{number}x{rows}({parameters});"),
+    };
+    debug_assert!(written.is_ok(), "a String takes whatever is written");
 }
 
 /// Says in which statement an error happened.

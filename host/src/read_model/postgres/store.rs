@@ -7,6 +7,7 @@ use sqlx::{AssertSqlSafe, Column as _, Either, PgConnection, Row as _, ValueRef 
 use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
 use super::super::dead_letter::DeadLetter;
 use super::super::guard::{Judged, Kind};
+use super::super::multi_row;
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
@@ -131,6 +132,9 @@ impl PostgresStore {
             Ok(Err(error)) => Err(SendError { error, part: wanted }),
             Err(error) => {
                 let error = self.statements.explain(sql_error(&error), parts.get(at));
+                if error.code == multi_row::TWICE {
+                    self.statements.never_several(parts.get(at));
+                }
                 Err(SendError { error, part: at })
             }
         }
@@ -146,7 +150,12 @@ impl PostgresStore {
     /// transaction, and a savepoint that was not set yet could not bring it back.
     fn prepare(&mut self, judged: &Judged) -> Result<(), SqlError> {
         if self.statements.knows(judged) {
-            return Ok(());
+            if !self.statements.wants_several(judged) {
+                return Ok(());
+            }
+            self.send_kept(Answer::Unwanted)?;
+            let (statements, connection) = (&mut self.statements, &mut self.connection);
+            return self.database.block_on(statements.prepare_several(connection, judged));
         }
         self.send_kept(Answer::Unwanted)?;
         let (statements, connection) = (&mut self.statements, &mut self.connection);
@@ -270,7 +279,7 @@ impl Store for PostgresStore {
             return self.define(statement, &parameters).map(|()| Rowset::default());
         }
         self.prepare(statement)?;
-        self.statements.keep(statement, &parameters)?;
+        self.statements.keep_alone(statement, &parameters)?;
         let mut rowset = self.send_kept(Answer::Wanted)?;
         if statement.kind == Kind::Reading {
             rowset.affected = 0;

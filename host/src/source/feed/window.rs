@@ -213,6 +213,8 @@ mod tests {
     #[test]
     fn without_room_the_hindmost_is_left_behind() {
         let mut window = window(3);
+        window.expect(2);
+        window.expect(3);
         window.move_to(1, Position::new(30));
         window.move_to(2, Position::START);
         window.move_to(3, Position::new(10));

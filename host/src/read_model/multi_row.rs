@@ -1,0 +1,335 @@
+//! Runs of one INSERT as one INSERT of several rows: half the work for Postgres.
+//!
+//! A projection that writes a row an event, or folds and writes a row an aggregate, runs the same `INSERT … VALUES (…)`
+//! hundreds of times on end. What Postgres does for each statement besides the row itself (parse, plan, start and end an
+//! executor) is as much again as the row. So a run of them is sent as `VALUES (…), (…), …`.
+//!
+//! # Why the result is the same
+//!
+//! One statement with several rows takes them one by one, in order, each through the same checks, defaults and conflict
+//! handling as a statement of its own. It differs in what it may *see* of the others, and in what a row may be done to
+//! twice. So only statements are taken that cannot tell:
+//!
+//! - Their expressions are made of parameters, constants, columns of the row itself (the one given and the one found
+//!   there) and operators: no subquery, and no function but a few of SQL's own. Nothing looks at another row.
+//! - With `DO UPDATE`, no two rows of a run have the same key: whoever inserts the same row again begins a new run. Keys
+//!   are compared as they are written; where two that differ are the same to the database (1.0 and 1.00), Postgres
+//!   refuses the statement ([`TWICE`]), the batch fails and is applied again, without runs.
+//! - No RETURNING. And none of the table's own doing: [`SAFE_TABLE`] is asked when the statement is prepared.
+//!
+//! The careful path sends each statement alone, so an error still finds its event.
+
+use std::ops::ControlFlow;
+
+use sqlparser::ast::{
+    Assignment, AssignmentTarget, BinaryOperator, ConflictTarget, Expr, FunctionArg, FunctionArgExpr,
+    FunctionArguments, Insert, OnConflictAction, OnInsert, Query, SetExpr, Statement, TableObject, Value, Visit as _,
+    Visitor,
+};
+use sqlparser::dialect::PostgreSqlDialect;
+use sqlparser::parser::Parser;
+use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
+
+/// The SQLSTATE of two rows of one statement that are the same row.
+pub const TWICE: &str = "21000";
+
+/// Whether a table (`$1`) does nothing by itself that could tell one statement from several: triggers, rules, a foreign
+/// key to itself, being a view.
+pub const SAFE_TABLE: &str = "
+    SELECT relkind IN ('r', 'p') AND NOT relhasrules
+       AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
+       AND NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = class.oid AND confrelid = class.oid)
+    FROM pg_class AS class WHERE oid = to_regclass($1)";
+
+/// Functions that look at nothing but their arguments.
+const FUNCTIONS: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
+
+/// An INSERT of one row that may be sent with several.
+#[derive(Debug, PartialEq, Eq)]
+pub struct MultiRow {
+    /// The table, as the statement names it.
+    pub table: String,
+    /// Which parameters (from 0) tell one row of the table from another; empty when nothing is done to one twice.
+    pub key: Vec<usize>,
+    /// What stands before the row.
+    head: String,
+    /// The row, between its parentheses: text, and after each piece the number of a parameter, from 1.
+    row: Vec<(String, usize)>,
+    /// The rest of the row.
+    rest: String,
+    /// What stands behind the row.
+    tail: String,
+    /// How many parameters a row has.
+    parameters: usize,
+}
+
+impl MultiRow {
+    /// Of a statement that may run, if it can be sent with several rows.
+    #[must_use]
+    pub fn of(statement: &Statement, sql: &str) -> Option<Self> {
+        let Statement::Insert(insert) = statement else { return None };
+        let row = only_row(insert)?;
+        if !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
+            return None;
+        }
+        let key = key(insert, row)?;
+        let TableObject::TableName(table) = &insert.table else { return None };
+        let multi_row = Self::cut(sql, table.to_string(), key)?;
+        // What was cut from the text is what was judged, or it is not sent.
+        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &multi_row.sql(1)).ok()?;
+        (parsed.len() == 1 && parsed[0] == *statement).then_some(multi_row)
+    }
+
+    /// Cuts the text at the parentheses behind VALUES.
+    fn cut(sql: &str, table: String, key: Vec<usize>) -> Option<Self> {
+        let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().ok()?;
+        let mut cut = Self {
+            table,
+            key,
+            head: String::new(),
+            row: Vec::new(),
+            rest: String::new(),
+            tail: String::new(),
+            parameters: 0,
+        };
+        // Outside of all parentheses before the row, in them, behind them.
+        let (mut depth, mut seen_values, mut in_row, mut done) = (0_u32, false, false, false);
+        for token in tokens {
+            match &token {
+                Token::Whitespace(Whitespace::SingleLineComment { .. } | Whitespace::MultiLineComment(_)) => {
+                    return None;
+                }
+                Token::SingleQuotedString(text) if text.contains(['\'', '\\']) => return None,
+                Token::Placeholder(text) if in_row => {
+                    let number: usize = text.strip_prefix('$')?.parse().ok()?;
+                    cut.parameters = cut.parameters.max(number);
+                    cut.row.push((std::mem::take(&mut cut.rest), number));
+                    continue;
+                }
+                // The same for every row, so not a row's own.
+                Token::Placeholder(_) => return None,
+                Token::Word(word) if depth == 0 && word.quote_style.is_none() && word.value.eq_ignore_ascii_case("values") => {
+                    seen_values = true;
+                }
+                Token::LParen => {
+                    depth += 1;
+                    if seen_values && !done && depth == 1 {
+                        in_row = true;
+                        continue;
+                    }
+                }
+                Token::RParen => {
+                    depth = depth.checked_sub(1)?;
+                    if in_row && depth == 0 {
+                        (in_row, done) = (false, true);
+                        continue;
+                    }
+                }
+                Token::SemiColon => return None,
+                _ => {}
+            }
+            let into = if in_row {
+                &mut cut.rest
+            } else if done {
+                &mut cut.tail
+            } else {
+                &mut cut.head
+            };
+            into.push_str(&token.to_string());
+        }
+        (done && cut.parameters > 0).then_some(cut)
+    }
+
+    /// How many parameters a row has.
+    #[must_use]
+    pub fn parameters(&self) -> usize {
+        self.parameters
+    }
+
+    /// The statement for so many rows: the parameters of the second follow those of the first.
+    #[must_use]
+    pub fn sql(&self, rows: usize) -> String {
+        let mut sql = self.head.clone();
+        for row in 0..rows {
+            sql.push_str(if row == 0 { "(" } else { ", (" });
+            for (text, number) in &self.row {
+                sql.push_str(text);
+                sql.push('$');
+                sql.push_str(&(number + row * self.parameters).to_string());
+            }
+            sql.push_str(&self.rest);
+            sql.push(')');
+        }
+        sql + &self.tail
+    }
+}
+
+/// The row of an INSERT that has one, and nothing around it.
+fn only_row(insert: &Insert) -> Option<&Vec<Expr>> {
+    let source = insert.source.as_deref()?;
+    let bare = source.with.is_none()
+        && source.order_by.is_none()
+        && source.limit_clause.is_none()
+        && source.fetch.is_none()
+        && source.locks.is_empty();
+    match &*source.body {
+        SetExpr::Values(values) if bare && values.rows.len() == 1 => Some(&values.rows[0]),
+        _ => None,
+    }
+}
+
+/// Whether an INSERT has none of the clauses that are not thought of here.
+fn is_plain(insert: &Insert) -> bool {
+    insert.returning.is_none() && insert.or.is_none() && insert.assignments.is_empty() && insert.partitioned.is_none()
+}
+
+/// Which parameters are the key of a row, if it takes one; nothing when that cannot be said.
+fn key(insert: &Insert, row: &[Expr]) -> Option<Vec<usize>> {
+    let conflict = match &insert.on {
+        None => return Some(vec![]),
+        Some(OnInsert::OnConflict(conflict)) => conflict,
+        Some(_) => return None,
+    };
+    let OnConflictAction::DoUpdate(update) = &conflict.action else { return Some(vec![]) };
+    let Some(ConflictTarget::Columns(columns)) = &conflict.conflict_target else { return None };
+    let is_column = |Assignment { target, .. }: &Assignment| matches!(target, AssignmentTarget::ColumnName(_));
+    if !update.assignments.iter().all(is_column) {
+        return None;
+    }
+    let place = |wanted: &sqlparser::ast::Ident| {
+        let place = insert.columns.iter().position(|column| column.0.last().and_then(|part| part.as_ident()) == Some(wanted))?;
+        match row.get(place)? {
+            Expr::Value(value) => match &value.value {
+                Value::Placeholder(text) => text.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1),
+                _ => None,
+            },
+            _ => None,
+        }
+    };
+    columns.iter().map(place).collect()
+}
+
+/// Sees that a statement looks at nothing but its own row.
+struct Plain {
+    /// Queries so far: its own VALUES is one.
+    queries: u32,
+}
+
+impl Visitor for Plain {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, _: &Query) -> ControlFlow<()> {
+        self.queries += 1;
+        if self.queries > 1 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        let plain = match expression {
+            Expr::Identifier(_)
+            | Expr::CompoundIdentifier(_)
+            | Expr::Value(_)
+            | Expr::Nested(_)
+            | Expr::UnaryOp { .. }
+            | Expr::IsNull(_)
+            | Expr::IsNotNull(_)
+            | Expr::IsTrue(_)
+            | Expr::IsNotTrue(_)
+            | Expr::IsFalse(_)
+            | Expr::IsNotFalse(_)
+            | Expr::IsDistinctFrom(..)
+            | Expr::IsNotDistinctFrom(..)
+            | Expr::Between { .. }
+            | Expr::InList { .. }
+            | Expr::Case { .. }
+            | Expr::Cast { .. } => true,
+            Expr::BinaryOp { op, .. } => !matches!(op, BinaryOperator::Custom(_) | BinaryOperator::PGCustomBinaryOperator(_)),
+            Expr::Function(function) => {
+                let known = FUNCTIONS.iter().any(|name| function.name.to_string().eq_ignore_ascii_case(name));
+                let plain = |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
+                known
+                    && function.over.is_none()
+                    && function.filter.is_none()
+                    && matches!(&function.args, FunctionArguments::List(list) if list.args.iter().all(plain))
+            }
+            _ => false,
+        };
+        if plain { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What can be made of a statement.
+    fn multi_row(sql: &str) -> Option<MultiRow> {
+        let statements = Parser::parse_sql(&PostgreSqlDialect {}, sql).unwrap();
+        MultiRow::of(&statements[0], sql)
+    }
+
+    #[test]
+    fn the_parameters_of_the_second_row_follow_those_of_the_first() {
+        let sql = "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b";
+        let multi_row = multi_row(sql).unwrap();
+        assert_eq!(multi_row.sql(1), sql);
+        assert_eq!(
+            multi_row.sql(2),
+            "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE), ($3, $4 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b"
+        );
+        assert_eq!((multi_row.key, multi_row.parameters, &*multi_row.table), (vec![0], 2, "t"));
+    }
+
+    #[test]
+    fn a_key_is_known_by_its_columns_wherever_they_stand() {
+        let sql = "INSERT INTO t (n, a, b) VALUES ($3, $1, $2) ON CONFLICT (a, b) DO UPDATE SET n = excluded.n";
+        assert_eq!(multi_row(sql).unwrap().key, [0, 1]);
+        assert_eq!(multi_row("INSERT INTO t VALUES ($1, $2)").unwrap().key, [0_usize; 0]);
+        assert_eq!(multi_row("INSERT INTO t VALUES ($1) ON CONFLICT DO NOTHING").unwrap().key, [0_usize; 0]);
+    }
+
+    #[test]
+    fn whatever_could_tell_one_statement_from_several_is_sent_alone() {
+        for sql in [
+            // It looks at other rows.
+            "INSERT INTO t (a, b) VALUES ($1, (SELECT max(b) FROM t))",
+            "INSERT INTO t (a) VALUES ($1) ON CONFLICT (a) DO UPDATE SET b = (SELECT count(*) FROM t)",
+            "INSERT INTO t (a) SELECT $1",
+            "WITH x AS (SELECT 1) INSERT INTO t (a) VALUES ($1)",
+            // Functions that may do so.
+            "INSERT INTO t (a) VALUES (nextval($1))",
+            "INSERT INTO t (a) VALUES (my_function($1))",
+            "INSERT INTO t (a) VALUES (coalesce(f($1), 1))",
+            // The key is not known.
+            "INSERT INTO t VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET b = excluded.b",
+            "INSERT INTO t (a, b) VALUES ($1 + 1, $2) ON CONFLICT (a) DO UPDATE SET b = excluded.b",
+            "INSERT INTO t (b) VALUES ($1) ON CONFLICT (a) DO UPDATE SET b = excluded.b",
+            "INSERT INTO t (a) VALUES ($1) ON CONFLICT ON CONSTRAINT t_pkey DO UPDATE SET a = 1",
+            // A parameter that is not the row's.
+            "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET b = $2",
+            // Somebody wants an answer, or there are several rows already.
+            "INSERT INTO t (a) VALUES ($1) RETURNING a",
+            "INSERT INTO t (a) VALUES ($1), ($2)",
+            "INSERT INTO t (a) VALUES (1)",
+            // No INSERT.
+            "UPDATE t SET a = $1",
+            "DELETE FROM t WHERE a = $1",
+        ] {
+            assert_eq!(multi_row(sql), None, "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_text_that_could_be_read_in_another_way_is_sent_as_it_is() {
+        for sql in [
+            "INSERT INTO t (a) VALUES ($1) -- values (",
+            "INSERT INTO t (a) /* values ( */ VALUES ($1)",
+            r"INSERT INTO t (a, b) VALUES ($1, 'it''s')",
+            r"INSERT INTO t (a, b) VALUES ($1, E'\\')",
+            "INSERT INTO t (a) VALUES ($1);",
+        ] {
+            assert_eq!(multi_row(sql), None, "{sql}");
+        }
+        let quoted = r#"INSERT INTO "values" ("values(") VALUES ($1)"#;
+        assert_eq!(multi_row(quoted).map(|multi_row| multi_row.sql(1)), Some(quoted.to_owned()));
+    }
+}
