@@ -48,8 +48,10 @@ pub(crate) const ALL: &[Case] = &[
 pub(crate) enum Log {
     /// None.
     Empty,
-    /// 100,000 events of 25,000 users.
+    /// 200,000 events of 50,000 users.
     Users,
+    /// 500,000 events of 125,000 users.
+    ManyUsers,
     /// 200,000 flights.
     Flights,
     /// 1,000,000 flights.
@@ -102,7 +104,8 @@ impl Bench {
         };
         let events: Box<dyn Iterator<Item = events::Stored>> = match log {
             Log::Empty => Box::new(std::iter::empty()),
-            Log::Users => Box::new(events::users(100_000)),
+            Log::Users => Box::new(events::users(200_000)),
+            Log::ManyUsers => Box::new(events::users(500_000)),
             Log::Flights => Box::new(events::flights(200_000)),
             Log::Million => Box::new(events::flights(1_000_000)),
             Log::Long => Box::new(events::flights(5_000_000)),

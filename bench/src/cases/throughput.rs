@@ -55,7 +55,7 @@ pub(super) fn postgres_per_event(bench: &mut Bench) -> Vec<Figure> {
         name: "postgres_per_event",
         kind: Kind::Postgres,
         log: Log::Users,
-        events: 100_000,
+        events: 200_000,
         plugin: "user_count",
         target: 5.0,
     };
@@ -93,8 +93,8 @@ pub(super) fn sqlite_per_event(bench: &mut Bench) -> Vec<Figure> {
     let subject = Subject {
         name: "sqlite_per_event",
         kind: Kind::Sqlite,
-        log: Log::Users,
-        events: 100_000,
+        log: Log::ManyUsers,
+        events: 500_000,
         plugin: "user_count",
         target: 0.6,
     };
@@ -106,8 +106,8 @@ pub(super) fn sqlite_folded(bench: &mut Bench) -> Vec<Figure> {
     let subject = Subject {
         name: "sqlite_folded",
         kind: Kind::Sqlite,
-        log: Log::Flights,
-        events: 200_000,
+        log: Log::Million,
+        events: 1_000_000,
         plugin: "aircraft_log",
         target: 0.7,
     };
