@@ -9,6 +9,7 @@ mod dead_letters;
 mod decode;
 mod literal;
 mod replays;
+mod session;
 mod statements;
 mod store;
 mod takeover;

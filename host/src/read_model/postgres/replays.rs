@@ -4,7 +4,7 @@ use super::super::dead_letter::{Aggregate, Reason};
 use super::super::request::{Action, Amendment, Answer, Asked, Letter, Replays, Request};
 use super::super::store::Store as _;
 use super::super::value::SqlError;
-use super::{PostgresStore, sql_error};
+use super::PostgresStore;
 use crate::event::Position;
 
 /// A request's row: id, bounded context, aggregate type, aggregate id, action, position.
@@ -21,9 +21,8 @@ impl Replays for PostgresStore {
             "SELECT id, bounded_context, aggregate_type, aggregate_id, action, global_position
              FROM projectionist.dead_letter_requests WHERE projection = $1 AND outcome IS NULL ORDER BY id",
         )
-        .bind(&self.slot.projection)
-        .fetch_all(&mut self.connection);
-        let rows = self.database.block_on(read).map_err(|error| sql_error(&error))?;
+        .bind(&self.slot.projection);
+        let rows = self.session.run(async |connection| read.fetch_all(connection).await)?;
         let requests = rows.into_iter().map(|(id, bounded_context, aggregate_type, aggregate_id, action, position)| {
             let aggregate = Aggregate { bounded_context, aggregate_type, aggregate_id };
             Request { id, aggregate, action: Action::stored(&action, position) }
@@ -35,9 +34,8 @@ impl Replays for PostgresStore {
         let update =
             sqlx::query("UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL")
                 .bind(request)
-                .bind(storable(why))
-                .execute(&mut self.connection);
-        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+                .bind(storable(why));
+        self.session.run(async |connection| update.execute(connection).await).map(drop)
     }
 
     fn letters(&mut self, aggregate: &Aggregate) -> Result<Vec<Letter>, SqlError> {
@@ -51,9 +49,8 @@ impl Replays for PostgresStore {
         .bind(&self.slot.projection)
         .bind(&aggregate.bounded_context)
         .bind(&aggregate.aggregate_type)
-        .bind(&aggregate.aggregate_id)
-        .fetch_all(&mut self.connection);
-        let rows = self.database.block_on(read).map_err(|error| sql_error(&error))?;
+        .bind(&aggregate.aggregate_id);
+        let rows = self.session.run(async |connection| read.fetch_all(connection).await)?;
         let letter = |(position, reason, attempts): (i64, String, i32)| Letter {
             position: Position::from_sql(position),
             reason: Reason::stored(&reason),
@@ -74,9 +71,8 @@ impl Replays for PostgresStore {
         .bind(amendment.reason.as_str())
         .bind(amendment.error.map(storable))
         .bind(amendment.attempts.cast_signed())
-        .bind(amendment.plugin_digest)
-        .execute(&mut self.connection);
-        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+        .bind(amendment.plugin_digest);
+        self.session.run(async |connection| update.execute(connection).await).map(drop)
     }
 
     fn unpark(&mut self, aggregate: &Aggregate) -> Result<(), SqlError> {
@@ -89,9 +85,8 @@ impl Replays for PostgresStore {
         .bind(&self.slot.projection)
         .bind(&aggregate.bounded_context)
         .bind(&aggregate.aggregate_type)
-        .bind(&aggregate.aggregate_id)
-        .execute(&mut self.connection);
-        self.database.block_on(delete).map(drop).map_err(|error| sql_error(&error))
+        .bind(&aggregate.aggregate_id);
+        self.session.run(async |connection| delete.execute(connection).await).map(drop)
     }
 
     fn answer(&mut self, asked: Asked<'_>, answer: &Answer) -> Result<(), SqlError> {
@@ -115,16 +110,14 @@ impl Replays for PostgresStore {
         .bind(request)
         .bind(aggregate.map(|aggregate| &aggregate.bounded_context))
         .bind(aggregate.map(|aggregate| &aggregate.aggregate_type))
-        .bind(aggregate.map(|aggregate| &aggregate.aggregate_id))
-        .execute(&mut self.connection);
-        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+        .bind(aggregate.map(|aggregate| &aggregate.aggregate_id));
+        self.session.run(async |connection| update.execute(connection).await).map(drop)
     }
 
     fn check_deferred(&mut self) -> Result<(), SqlError> {
         self.send()?;
         // Going back to the savepoint makes them deferred again, as the next event may rely on.
         let check = "SAVEPOINT deferred; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO deferred; RELEASE deferred";
-        let check = sqlx::raw_sql(check).execute(&mut self.connection);
-        self.database.block_on(check).map(drop).map_err(|error| sql_error(&error))
+        self.session.run(async |connection| sqlx::raw_sql(check).execute(connection).await).map(drop)
     }
 }

@@ -1,8 +1,6 @@
 //! The transaction of a worker on Postgres: statements kept, and sent many at once.
 
-use futures_util::TryStreamExt as _;
-use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Column as _, Either, PgConnection, Row as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
 use super::super::dead_letter::DeadLetter;
@@ -11,23 +9,19 @@ use super::super::multi_row;
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
+use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
-use super::{decode, quote_identifier, sql_error};
+use super::{quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
-
-/// How many bytes are kept before they are sent, so that a large batch does not pile up on either side.
-const SEND_AT: usize = 1 << 20;
 
 /// What `1 / count(*)` fails with when no checkpoint was moved.
 const DIVISION_BY_ZERO: &str = "22012";
 
 /// A claimed partition in Postgres.
 pub struct PostgresStore {
-    /// The database, for its runtime.
-    pub(super) database: Postgres,
     /// The session that holds the claim.
-    pub(super) connection: PgConnection,
+    pub(super) session: Session,
     /// Which partition.
     pub(super) slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
@@ -53,23 +47,6 @@ impl std::fmt::Debug for PostgresStore {
     }
 }
 
-/// Whether somebody asked for the rows of a message's last statement.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Answer {
-    /// `query` did.
-    Wanted,
-    /// They are read and dropped.
-    Unwanted,
-}
-
-/// Why a message came back.
-struct SendError {
-    /// What failed.
-    error: SqlError,
-    /// Which part of the message.
-    part: usize,
-}
-
 impl PostgresStore {
     /// Takes over a session and its claim.
     pub(super) fn new(
@@ -81,8 +58,7 @@ impl PostgresStore {
     ) -> Self {
         let limits = SqlLimits::default().statement;
         Self {
-            database,
-            connection,
+            session: Session::new(database, connection),
             slot,
             position,
             epoch,
@@ -93,51 +69,36 @@ impl PostgresStore {
         }
     }
 
-    /// Sends a message; gives the result of its last statement, if somebody asked for it.
+    /// Sends a message and waits; gives the result of its last statement, if somebody asked for it.
     fn send_message(&mut self, message: Message, answer: Answer) -> Result<Rowset, SendError> {
-        let Message { text, parts } = message;
-        if parts.is_empty() {
-            return Ok(Rowset::default());
+        if message.parts.is_empty() {
+            return self.arrive().map(|()| Rowset::default());
         }
         self.open = true;
-        let (database, connection, limits) = (&self.database, &mut self.connection, self.limits);
-        let wanted = parts.len() - 1;
-        let mut at = 0;
-        let received: Result<Result<Rowset, SqlError>, sqlx::Error> = database.block_on(async {
-            let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
-            let mut rowset = Ok(Rowset::default());
-            let mut bytes = 0;
-            while let Some(result) = results.try_next().await? {
-                match result {
-                    Either::Left(done) => {
-                        if at == wanted
-                            && let Ok(rowset) = &mut rowset
-                        {
-                            // The command's count includes the rows of a SELECT.
-                            rowset.affected = done.rows_affected();
-                        }
-                        at += 1;
-                    }
-                    Either::Right(row) if at == wanted && answer == Answer::Wanted => {
-                        rowset = rowset.and_then(|rowset| read_row(rowset, &row, &mut bytes, &limits));
-                    }
-                    // An INSERT … RETURNING through `execute`: nobody asked for its rows.
-                    Either::Right(_) => {}
-                }
-            }
-            Ok(rowset)
-        });
-        match received {
-            Ok(Ok(rowset)) => Ok(rowset),
-            Ok(Err(error)) => Err(SendError { error, part: wanted }),
-            Err(error) => {
-                let error = self.statements.explain(sql_error(&error), parts.get(at));
-                if error.code == multi_row::TWICE {
-                    self.statements.never_several(parts.get(at));
-                }
-                Err(SendError { error, part: at })
-            }
+        let sent = self.session.send(message, answer, self.limits);
+        sent.map_err(|failed| self.explain(failed))
+    }
+
+    /// Sends what was kept, and goes on.
+    fn send_ahead(&mut self) -> Result<(), SqlError> {
+        let message = self.statements.take();
+        self.open = true;
+        let sent = self.session.send_ahead(message, self.limits);
+        sent.map_err(|failed| self.explain(failed).error)
+    }
+
+    /// Waits for what is on its way.
+    fn arrive(&mut self) -> Result<(), SendError> {
+        let arrived = self.session.arrive();
+        arrived.map_err(|failed| self.explain(failed))
+    }
+
+    /// Says in which statement something failed.
+    fn explain(&mut self, failed: SendError) -> SendError {
+        if failed.error.code == multi_row::TWICE {
+            self.statements.never_several(failed.part.as_ref());
         }
+        SendError { error: self.statements.explain(failed.error, failed.part.as_ref()), ..failed }
     }
 
     /// Sends what was kept.
@@ -154,12 +115,12 @@ impl PostgresStore {
                 return Ok(());
             }
             self.send_kept(Answer::Unwanted)?;
-            let (statements, connection) = (&mut self.statements, &mut self.connection);
-            return self.database.block_on(statements.prepare_several(connection, judged));
+            let statements = &mut self.statements;
+            return self.session.try_run(async |connection| statements.prepare_several(connection, judged).await);
         }
         self.send_kept(Answer::Unwanted)?;
-        let (statements, connection) = (&mut self.statements, &mut self.connection);
-        self.database.block_on(statements.prepare(connection, judged))
+        let statements = &mut self.statements;
+        self.session.try_run(async |connection| statements.prepare(connection, judged).await)
     }
 
     /// Runs a statement of `migrate`: it cannot be prepared, and what comes after it needs what it makes.
@@ -169,8 +130,8 @@ impl PostgresStore {
         }
         self.send_kept(Answer::Unwanted)?;
         // The extended protocol takes one statement and no more.
-        let (statements, connection) = (&mut self.statements, &mut self.connection);
-        self.database.block_on(async {
+        let statements = &mut self.statements;
+        self.session.try_run(async |connection| {
             let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut *connection);
             run.await.map_err(|error| sql_error(&error))?;
             statements.deallocate(connection).await
@@ -186,9 +147,8 @@ impl PostgresStore {
         )
         .bind(&self.slot.projection)
         .bind(self.slot.partition.total().cast_signed())
-        .bind(self.slot.partition.key().cast_signed())
-        .fetch_optional(&mut self.connection);
-        let found = self.database.block_on(find).map_err(|error| sql_error(&error))?;
+        .bind(self.slot.partition.key().cast_signed());
+        let found = self.session.run(async |connection| find.fetch_optional(connection).await)?;
         Ok(found.map(|(owner, epoch, position, version)| Found {
             owner,
             epoch: Epoch(epoch),
@@ -203,33 +163,10 @@ impl PostgresStore {
         let last = sqlx::query_scalar(
             "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1",
         )
-        .bind(&self.slot.projection)
-        .fetch_optional(&mut self.connection);
-        mine.refused(found, || self.database.block_on(last).ok().flatten())
+        .bind(&self.slot.projection);
+        let session = &mut self.session;
+        mine.refused(found, || session.run(async |connection| last.fetch_optional(connection).await).ok().flatten())
     }
-}
-
-/// Adds a row to a result.
-fn read_row(mut rowset: Rowset, row: &PgRow, bytes: &mut usize, limits: &StatementLimits) -> Result<Rowset, SqlError> {
-    if rowset.columns.is_empty() {
-        rowset.columns = row.columns().iter().map(|column| column.name().to_owned()).collect();
-    }
-    let mut values = Vec::with_capacity(row.len());
-    for column in 0..row.len() {
-        let raw = row.try_get_raw(column).map_err(|error| sql_error(&error))?;
-        let value = if raw.is_null() {
-            Value::Null
-        } else {
-            let of = raw.type_info().oid().map_or(0, |oid| oid.0);
-            let text = raw.as_str().map_err(|error| SqlError::permanent(sqlstate::OTHER, error.to_string()))?;
-            decode::decode(text, of)?
-        };
-        *bytes += value.size();
-        values.push(value);
-    }
-    rowset.rows.push(values);
-    limits.check(rowset.rows.len(), *bytes)?;
-    Ok(rowset)
 }
 
 impl Store for PostgresStore {
@@ -240,8 +177,7 @@ impl Store for PostgresStore {
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
         let timeout = format!("SET statement_timeout = {}", limits.time.as_millis());
-        let run = sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut self.connection);
-        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+        self.session.run(async |connection| sqlx::raw_sql(AssertSqlSafe(timeout)).execute(connection).await).map(drop)
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {
@@ -267,7 +203,7 @@ impl Store for PostgresStore {
         }
         self.prepare(statement)?;
         self.statements.keep(statement, &parameters)?;
-        if self.statements.kept() >= SEND_AT { self.send() } else { Ok(()) }
+        if self.statements.kept() >= AHEAD_AT { self.send_ahead() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<(), SqlError> {
@@ -328,18 +264,17 @@ impl Store for PostgresStore {
         .bind(letter.reason.as_str())
         .bind(letter.error.replace('\0', "\u{fffd}"))
         .bind(letter.attempts.cast_signed())
-        .bind(plugin_digest)
-        .execute(&mut self.connection);
-        self.database.block_on(insert).map(drop).map_err(|error| sql_error(&error))
+        .bind(plugin_digest);
+        self.session.run(async |connection| insert.execute(connection).await).map(drop)
     }
 
     fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
         self.send()?;
         // Whoever migrated may have changed what the statements were prepared for.
-        self.database.block_on(self.statements.deallocate(&mut self.connection))?;
-        let (database, connection, projection) = (&self.database, &mut self.connection, &self.slot.projection);
+        let (statements, projection) = (&mut self.statements, &self.slot.projection);
+        self.session.try_run(async |connection| statements.deallocate(connection).await)?;
         let timeout = format!("SET LOCAL statement_timeout = {}", self.limits.time.as_millis());
-        let run = async {
+        let run = async |connection: &mut PgConnection| {
             // Another worker's `migrate` may take its time, and waiting for it is no failure.
             sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(&mut *connection).await?;
             let version: i32 = sqlx::query_scalar(
@@ -368,7 +303,7 @@ impl Store for PostgresStore {
             }
             Ok(Ok(SchemaVersion(version.unsigned_abs())))
         };
-        database.block_on(run).map_err(|error: sqlx::Error| sql_error(&error))?
+        self.session.run(run)?
     }
 
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
@@ -377,9 +312,8 @@ impl Store for PostgresStore {
             "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1",
         )
         .bind(&self.slot.projection)
-        .bind(version.cast_signed())
-        .execute(&mut self.connection);
-        self.database.block_on(update).map(drop).map_err(|error| sql_error(&error))
+        .bind(version.cast_signed());
+        self.session.run(async |connection| update.execute(connection).await).map(drop)
     }
 
     fn verify(&mut self) -> Result<(), CommitError> {
@@ -399,6 +333,10 @@ impl Store for PostgresStore {
             self.position.to_sql(),
         ));
         self.statements.keep_own("COMMIT");
+        if let Err(SendError { error, .. }) = self.arrive() {
+            self.rollback().ok();
+            return Err(error.into());
+        }
         let message = self.statements.take();
         let fence = message.parts.len() - 2;
         match self.send_message(message, Answer::Unwanted) {
@@ -407,9 +345,9 @@ impl Store for PostgresStore {
                 self.position = advance.to;
                 Ok(())
             }
-            Err(SendError { error, part }) => {
+            Err(SendError { error, at, .. }) => {
                 self.rollback().ok();
-                let fenced = part == fence && error.code == DIVISION_BY_ZERO;
+                let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
                     return Err(error.into());
                 }
@@ -421,10 +359,11 @@ impl Store for PostgresStore {
 
     fn rollback(&mut self) -> Result<(), SqlError> {
         self.statements.forget();
+        // Whatever it was that failed there is undone with the rest.
+        self.session.arrive().ok();
         if !std::mem::take(&mut self.open) {
             return Ok(());
         }
-        let run = sqlx::raw_sql("ROLLBACK").execute(&mut self.connection);
-        self.database.block_on(run).map(drop).map_err(|error| sql_error(&error))
+        self.session.run(async |connection| sqlx::raw_sql("ROLLBACK").execute(connection).await).map(drop)
     }
 }
