@@ -64,21 +64,20 @@ pub(crate) fn flights(count: usize) -> impl Iterator<Item = Stored> {
     })
 }
 
-/// How many users are under way at the same time.
-const UNDER_WAY: usize = 1_000;
+/// How many events a user has: as many as an aircraft has in the flights of half a year.
+const EVENTS_A_USER: usize = 40;
 
-/// So many events of a quarter as many users, as such a system sees them: a user registers, verifies an address, takes
-/// another and leaves, while a thousand others do the same.
+/// So many events of users: each registers, and then verifies addresses, takes others, leaves and comes back, in turn with
+/// all the others, and everybody is somewhere else in that.
 pub(crate) fn users(count: usize) -> impl Iterator<Item = Stored> {
+    let users = (count / EVENTS_A_USER).max(1);
     (0..count).map(move |number| {
-        let (wave, step) = (number / (4 * UNDER_WAY), number % (4 * UNDER_WAY));
-        // 7 has no factor with a thousand, so each of them comes once in each step.
-        let version = step / UNDER_WAY + 1;
-        let user = wave * UNDER_WAY + (step * 7 + version * 13) % UNDER_WAY;
-        let (event_type, payload) = match version {
-            1 => ("UserCreated", format!(r#"{{"email": "user{user}@example.org", "name": "User {user}"}}"#)),
-            2 => ("EmailVerified", "{}".to_owned()),
-            3 => ("EmailVerified", format!(r#"{{"email": "new{user}@example.org"}}"#)),
+        // A prime step, so that neighbours in the log are not neighbours in a table.
+        let (user, version) = (number * 7_919 % users, number / users + 1);
+        let (event_type, payload) = match (version, (version + user) % 4) {
+            (1, _) | (_, 0) => ("UserCreated", format!(r#"{{"email": "user{user}@example.org", "name": "User {user}"}}"#)),
+            (_, 1) => ("EmailVerified", "{}".to_owned()),
+            (_, 2) => ("EmailVerified", format!(r#"{{"email": "new{version}-{user}@example.org"}}"#)),
             _ => ("UserDeactivated", "{}".to_owned()),
         };
         Stored {

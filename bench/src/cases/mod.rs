@@ -48,9 +48,9 @@ pub(crate) const ALL: &[Case] = &[
 pub(crate) enum Log {
     /// None.
     Empty,
-    /// 200,000 events of 50,000 users.
+    /// 200,000 events of 5,000 users.
     Users,
-    /// 500,000 events of 125,000 users.
+    /// 500,000 events of 12,500 users.
     ManyUsers,
     /// 200,000 flights.
     Flights,

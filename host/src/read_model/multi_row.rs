@@ -17,6 +17,11 @@
 //!   refuses the statement ([`TWICE`]), the batch fails and is applied again, without runs.
 //! - No RETURNING. And none of the table's own doing: [`SAFE_TABLE`] is asked when the statement is prepared.
 //!
+//! And a run may hold several statements, `INSERT … DO UPDATE` of one table by one key: rows with different keys have
+//! nothing to do with each other, so all of a kind can go first. That is done only with keys that are different to the
+//! database when they are written differently (integers, UUIDs, texts), and not where a table numbers or dates its rows,
+//! because there the order shows.
+//!
 //! The careful path sends each statement alone, so an error still finds its event.
 
 use std::ops::ControlFlow;
@@ -34,23 +39,31 @@ use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 pub const TWICE: &str = "21000";
 
 /// Whether a table (`$1`) does nothing by itself that could tell one statement from several: triggers, rules, a foreign
-/// key to itself, being a view.
+/// key to itself, being a view. And whether its rows can come in any order: no column is numbered or dated by itself, and
+/// texts that differ are different.
 pub const SAFE_TABLE: &str = "
     SELECT relkind IN ('r', 'p') AND NOT relhasrules
-       AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
-       AND NOT EXISTS (SELECT FROM pg_constraint WHERE contype = 'f' AND conrelid = class.oid AND confrelid = class.oid)
+           AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
+           AND NOT EXISTS (SELECT FROM pg_constraint
+                           WHERE contype = 'f' AND conrelid = class.oid AND confrelid = class.oid),
+       NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = class.oid AND attidentity <> '')
+           AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = class.oid AND pg_get_expr(adbin, adrelid) LIKE '%(%')
+           AND NOT EXISTS (SELECT FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation
+                           WHERE attrelid = class.oid AND NOT collisdeterministic)
     FROM pg_class AS class WHERE oid = to_regclass($1)";
 
 /// Functions that look at nothing but their arguments.
 const FUNCTIONS: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
 
 /// An INSERT of one row that may be sent with several.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct MultiRow {
     /// The table, as the statement names it.
     pub table: String,
     /// Which parameters (from 0) tell one row of the table from another; empty when nothing is done to one twice.
     pub key: Vec<usize>,
+    /// The columns of the key, in the order of the conflict's target.
+    pub key_columns: Vec<String>,
     /// What stands before the row.
     head: String,
     /// The row, between its parentheses: text, and after each piece the number of a parameter, from 1.
@@ -72,26 +85,18 @@ impl MultiRow {
         if !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
             return None;
         }
-        let key = key(insert, row)?;
+        let (key, key_columns) = key(insert, row)?;
         let TableObject::TableName(table) = &insert.table else { return None };
-        let multi_row = Self::cut(sql, table.to_string(), key)?;
+        let multi_row = Self { table: table.to_string(), key, key_columns, ..Self::cut(sql)? };
         // What was cut from the text is what was judged, or it is not sent.
         let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &multi_row.sql(1)).ok()?;
         (parsed.len() == 1 && parsed[0] == *statement).then_some(multi_row)
     }
 
     /// Cuts the text at the parentheses behind VALUES.
-    fn cut(sql: &str, table: String, key: Vec<usize>) -> Option<Self> {
+    fn cut(sql: &str) -> Option<Self> {
         let tokens = Tokenizer::new(&PostgreSqlDialect {}, sql).tokenize().ok()?;
-        let mut cut = Self {
-            table,
-            key,
-            head: String::new(),
-            row: Vec::new(),
-            rest: String::new(),
-            tail: String::new(),
-            parameters: 0,
-        };
+        let mut cut = Self::default();
         // Outside of all parentheses before the row, in them, behind them.
         let (mut depth, mut seen_values, mut in_row, mut done) = (0_u32, false, false, false);
         for token in tokens {
@@ -183,14 +188,14 @@ fn is_plain(insert: &Insert) -> bool {
     insert.returning.is_none() && insert.or.is_none() && insert.assignments.is_empty() && insert.partitioned.is_none()
 }
 
-/// Which parameters are the key of a row, if it takes one; nothing when that cannot be said.
-fn key(insert: &Insert, row: &[Expr]) -> Option<Vec<usize>> {
+/// Which parameters are the key of a row, if it takes one, and in which columns; nothing when that cannot be said.
+fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
     let conflict = match &insert.on {
-        None => return Some(vec![]),
+        None => return Some((vec![], vec![])),
         Some(OnInsert::OnConflict(conflict)) => conflict,
         Some(_) => return None,
     };
-    let OnConflictAction::DoUpdate(update) = &conflict.action else { return Some(vec![]) };
+    let OnConflictAction::DoUpdate(update) = &conflict.action else { return Some((vec![], vec![])) };
     let Some(ConflictTarget::Columns(columns)) = &conflict.conflict_target else { return None };
     let is_column = |Assignment { target, .. }: &Assignment| matches!(target, AssignmentTarget::ColumnName(_));
     if !update.assignments.iter().all(is_column) {
@@ -206,7 +211,8 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<Vec<usize>> {
             _ => None,
         }
     };
-    columns.iter().map(place).collect()
+    let key = columns.iter().map(place).collect::<Option<Vec<_>>>()?;
+    Some((key, columns.iter().map(ToString::to_string).collect()))
 }
 
 /// Sees that a statement looks at nothing but its own row.

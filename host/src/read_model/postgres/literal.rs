@@ -73,6 +73,17 @@ fn fits(value: &Value, expected: u32) -> bool {
     }
 }
 
+/// Whether a value of this type is another one wherever it is written differently.
+pub(super) fn is_exact(value: &Value, expected: u32) -> bool {
+    match value {
+        Value::Int64(_) => matches!(expected, oid::INT2 | oid::INT4 | oid::INT8),
+        Value::Text(_) => expected == oid::TEXT,
+        // They are written in one way before they come here.
+        Value::Uuid(_) => expected == oid::UUID,
+        _ => false,
+    }
+}
+
 /// Writes a value for the place `number` (from 1) of a statement that expects the type `expected`.
 ///
 /// # Errors

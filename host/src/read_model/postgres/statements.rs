@@ -37,6 +37,8 @@ struct Prepared {
     text: String,
     /// Whether it can be sent with several rows.
     several: Several,
+    /// Table and key columns of the rows it writes, where it can: what two statements of one run have in common.
+    writes: Option<(String, Vec<String>)>,
 }
 
 /// Whether a statement can be sent with several rows.
@@ -44,23 +46,37 @@ struct Prepared {
 enum Several {
     /// Never, or not any more.
     Never,
-    /// Nobody has asked the database yet.
-    Perhaps,
+    /// Nobody has asked the database yet; so often it was kept.
+    Perhaps(usize),
     /// It can, and is prepared for it.
-    Prepared,
+    Prepared {
+        /// Whether rows with other keys, also of other statements, may come before it.
+        any_order: bool,
+    },
 }
 
-/// Executions of one INSERT on end, not yet in the message.
+/// Rows for one table, each with another key, not yet in the message.
 #[derive(Debug, Default)]
 struct Run {
+    /// By statement.
+    groups: Vec<Group>,
+    /// The keys of all rows, as literals.
+    keys: FnvHashSet<String>,
+    /// Whether one of the keys may be another's, in other words (1.0 and 1.00).
+    is_inexact: bool,
+    /// How many bytes they take.
+    bytes: usize,
+}
+
+/// The rows of one statement in a run.
+#[derive(Debug, Default)]
+struct Group {
     /// Which statement.
     number: u32,
     /// The parameters of its rows, as literals with commas between them.
     text: String,
     /// Where in the text each row ends.
     ends: Vec<usize>,
-    /// The keys of its rows, as literals.
-    keys: FnvHashSet<String>,
 }
 
 /// A part of a message: which statement, and how many rows it has; nothing for the host's own.
@@ -111,8 +127,9 @@ impl Statements {
         .map_err(failed)?;
         let parameters =
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
-        let several = if judged.multi_row.is_some() { Several::Perhaps } else { Several::Never };
-        self.prepared.insert(judged.number, Prepared { parameters, text, several });
+        let several = if judged.multi_row.is_some() { Several::Perhaps(0) } else { Several::Never };
+        let writes = judged.multi_row.as_ref().map(|of| (of.table.clone(), of.key_columns.clone()));
+        self.prepared.insert(judged.number, Prepared { parameters, text, several, writes });
         Ok(())
     }
 
@@ -128,14 +145,12 @@ impl Statements {
         // Whatever goes wrong below goes wrong once.
         prepared.several = Several::Never;
         let failed = |error: sqlx::Error| within(sql_error(&error), &prepared.text);
-        let safe: Option<bool> = sqlx::query_scalar(multi_row::SAFE_TABLE)
+        let safe: Option<(bool, bool)> = sqlx::query_as(multi_row::SAFE_TABLE)
             .bind(&multi_row.table)
             .fetch_optional(&mut *connection)
             .await
             .map_err(failed)?;
-        if safe != Some(true) {
-            return Ok(());
-        }
+        let Some((true, any_order)) = safe else { return Ok(()) };
         // Given by name, the types are those of the one row, whatever Postgres would make of the others.
         let types: Vec<&str> = prepared.parameters.iter().map(|(_, name)| &**name).collect();
         for rows in SEVERAL {
@@ -143,15 +158,14 @@ impl Statements {
             let prepare = format!("PREPARE p{}x{rows} ({types}) AS {}", judged.number, multi_row.sql(rows));
             sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
         }
-        prepared.several = Several::Prepared;
+        prepared.several = Several::Prepared { any_order: any_order && !multi_row.key.is_empty() };
         Ok(())
     }
 
-    /// Whether it is time to prepare a statement for several rows: there is a run of it.
+    /// Whether it is time to prepare a statement for several rows: it comes again and again.
     pub(super) fn wants_several(&self, judged: &Judged) -> bool {
-        self.run.number == judged.number
-            && self.run.ends.len() >= SEVERAL[SEVERAL.len() - 1]
-            && self.prepared.get(&judged.number).is_some_and(|prepared| prepared.several == Several::Perhaps)
+        let several = self.prepared.get(&judged.number).map(|prepared| prepared.several);
+        matches!(several, Some(Several::Perhaps(times)) if times >= SEVERAL[SEVERAL.len() - 1])
     }
 
     /// Never again sends a statement with several rows: two of them were the same to the database.
@@ -171,7 +185,7 @@ impl Statements {
         let mut names = Vec::new();
         for (number, prepared) in &self.prepared {
             names.push(format!("DEALLOCATE p{number}"));
-            if prepared.several == Several::Prepared {
+            if matches!(prepared.several, Several::Prepared { .. }) {
                 names.extend(SEVERAL.map(|rows| format!("DEALLOCATE p{number}x{rows}")));
             }
         }
@@ -199,7 +213,7 @@ impl Statements {
             return Err(within(SqlError::permanent(sqlstate::PARAMETER_COUNT, message), &prepared.text));
         }
         self.row.clear();
-        let mut key = String::new();
+        let (mut key, mut is_exact) = (String::new(), true);
         let in_key = |at: usize| judged.multi_row.as_ref().is_some_and(|multi_row| multi_row.key.contains(&at));
         for (at, (value, (oid, name))) in parameters.iter().zip(&prepared.parameters).enumerate() {
             if at > 0 {
@@ -210,26 +224,22 @@ impl Statements {
             if in_key(at) {
                 key.push_str(&self.row[start..]);
                 key.push(',');
+                is_exact &= literal::is_exact(value, *oid);
             }
         }
-        let several = prepared.several;
-        if several == Several::Never || self.run.number != judged.number || self.run.keys.contains(&key) {
-            self.end_run();
-        }
-        if several == Several::Never {
-            execute(&mut self.message, judged.number, 1, &self.row);
-            self.parts.push(Some((judged.number, 1)));
+        if let Several::Prepared { any_order } = prepared.several {
+            if !self.run.takes(judged.number, &key, any_order && is_exact, &self.prepared) {
+                self.end_run();
+            }
+            self.run.is_inexact |= !is_exact;
+            self.run.add(judged.number, &self.row, key);
             return Ok(());
         }
-        let run = &mut self.run;
-        run.number = judged.number;
-        if !run.text.is_empty() {
-            run.text.push(',');
-        }
-        run.text.push_str(&self.row);
-        run.ends.push(run.text.len());
-        if !key.is_empty() {
-            run.keys.insert(key);
+        self.end_run();
+        execute(&mut self.message, judged.number, 1, &self.row);
+        self.parts.push(Some((judged.number, 1)));
+        if let Some(Prepared { several: Several::Perhaps(times), .. }) = self.prepared.get_mut(&judged.number) {
+            *times += 1;
         }
         Ok(())
     }
@@ -242,20 +252,20 @@ impl Statements {
 
     /// Puts the run into the message, in as few statements as there are.
     fn end_run(&mut self) {
-        let Self { run, message, parts, prepared, .. } = self;
-        let several = prepared.get(&run.number).is_some_and(|prepared| prepared.several == Several::Prepared);
-        let (mut at, mut start) = (0, 0);
-        while at < run.ends.len() {
-            let left = run.ends.len() - at;
-            let rows = SEVERAL.into_iter().find(|rows| several && *rows <= left).unwrap_or(1);
-            let end = run.ends[at + rows - 1];
-            execute(message, run.number, rows, &run.text[start..end]);
-            parts.push(Some((run.number, rows)));
-            at += rows;
-            // Behind the comma.
-            start = end + 1;
+        for Group { number, text, ends } in &self.run.groups {
+            let (mut at, mut start) = (0, 0);
+            while at < ends.len() {
+                let left = ends.len() - at;
+                let rows = SEVERAL.into_iter().find(|rows| *rows <= left).unwrap_or(1);
+                let end = ends[at + rows - 1];
+                execute(&mut self.message, *number, rows, &text[start..end]);
+                self.parts.push(Some((*number, rows)));
+                at += rows;
+                // Behind the comma.
+                start = end + 1;
+            }
         }
-        run.forget();
+        self.run.forget();
     }
 
     /// Keeps a statement of the host's own.
@@ -268,7 +278,7 @@ impl Statements {
 
     /// How many bytes are kept.
     pub(super) fn kept(&self) -> usize {
-        self.message.len() + self.run.text.len()
+        self.message.len() + self.run.bytes
     }
 
     /// Takes what was kept.
@@ -294,11 +304,41 @@ impl Statements {
 }
 
 impl Run {
+    /// Whether a row of a statement can come behind what is there, or before some of it.
+    fn takes(&self, number: u32, key: &String, any_order: bool, prepared: &FnvHashMap<u32, Prepared>) -> bool {
+        let Some(first) = self.groups.first() else { return true };
+        if self.keys.contains(key) {
+            return false;
+        }
+        let one = self.groups.len() == 1 && first.number == number;
+        let same_rows = |a: &Prepared, b: &Prepared| a.writes == b.writes && a.several == b.several;
+        let any_order = any_order && !self.is_inexact;
+        one || (any_order && prepared.get(&first.number).zip(prepared.get(&number)).is_some_and(|(a, b)| same_rows(a, b)))
+    }
+
+    /// Adds a row.
+    fn add(&mut self, number: u32, row: &str, key: String) {
+        let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+            self.groups.push(Group { number, ..Group::default() });
+            self.groups.len() - 1
+        });
+        let group = &mut self.groups[at];
+        if !group.ends.is_empty() {
+            group.text.push(',');
+        }
+        group.text.push_str(row);
+        group.ends.push(group.text.len());
+        self.bytes += row.len();
+        if !key.is_empty() {
+            self.keys.insert(key);
+        }
+    }
+
     /// Begins again.
     fn forget(&mut self) {
-        self.text.clear();
-        self.ends.clear();
+        self.groups.clear();
         self.keys.clear();
+        (self.bytes, self.is_inexact) = (0, false);
     }
 }
 
