@@ -75,7 +75,9 @@ pub(crate) fn users(count: usize) -> impl Iterator<Item = Stored> {
         // A prime step, so that neighbours in the log are not neighbours in a table.
         let (user, version) = (number * 7_919 % users, number / users + 1);
         let (event_type, payload) = match (version, (version + user) % 4) {
-            (1, _) | (_, 0) => ("UserCreated", format!(r#"{{"email": "user{user}@example.org", "name": "User {user}"}}"#)),
+            (1, _) | (_, 0) => {
+                ("UserCreated", format!(r#"{{"email": "user{user}@example.org", "name": "User {user}"}}"#))
+            }
             (_, 1) => ("EmailVerified", "{}".to_owned()),
             (_, 2) => ("EmailVerified", format!(r#"{{"email": "new{version}-{user}@example.org"}}"#)),
             _ => ("UserDeactivated", "{}".to_owned()),
@@ -107,8 +109,12 @@ pub(crate) fn store_in_postgres(runtime: &Runtime, setup: &Setup, events: impl I
         for (number, event) in events.enumerate() {
             let Stored { aggregate_type, aggregate_id, version, event_type, payload } = event;
             let payload = payload.replace('"', "\"\"");
-            writeln!(chunk, "{},{aggregate_type},{aggregate_id},{version},{event_type},\"{payload}\",{{}}", uuid(number))
-                .expect("a String takes whatever is written");
+            writeln!(
+                chunk,
+                "{},{aggregate_type},{aggregate_id},{version},{event_type},\"{payload}\",{{}}",
+                uuid(number)
+            )
+            .expect("a String takes whatever is written");
             if chunk.len() > 1 << 20 {
                 copy.send(std::mem::take(&mut chunk).into_bytes()).await.expect("COPY");
             }

@@ -44,7 +44,8 @@ impl Asked {
             match argument.split_once('=') {
                 Some((_, "")) => {}
                 Some(("rounds", number)) => {
-                    asked.rounds = number.parse().ok().filter(|rounds| *rounds > 0).ok_or(format!("{argument}: how many?"))?;
+                    asked.rounds =
+                        number.parse().ok().filter(|rounds| *rounds > 0).ok_or(format!("{argument}: how many?"))?;
                 }
                 Some(("chart", file)) => asked.chart = Some(file.to_owned()),
                 Some(_) => return Err(format!("{argument}: {USAGE}")),

@@ -17,9 +17,8 @@ pub(super) fn cold(bench: &mut Bench) -> Vec<Figure> {
     let times = (0..=bench.rounds.max(5)).map(|_| {
         let name = bench.fresh_name("cold");
         let argument = format!("{name}={}", plugin("user_count"));
-        let sql = format!(
-            "SELECT coalesce(max(position), 0) FROM projectionist.checkpoints WHERE projection = '{name}'"
-        );
+        let sql =
+            format!("SELECT coalesce(max(position), 0) FROM projectionist.checkpoints WHERE projection = '{name}'");
         let began = Instant::now();
         let host = trial::start(&setup, &["run", "--log", "warn", "--plugin", &argument]);
         trial::until("the first commit", || reader.value(&sql) != "0");

@@ -167,7 +167,8 @@ pub(crate) async fn folded(connection: &mut PgConnection) -> sqlx::Result<()> {
             legs.last_position = event.global_position;
             legs.last_airport = flight.dest;
         }
-        let (mut aircraft, mut flights, mut miles, mut positions, mut airports) = (vec![], vec![], vec![], vec![], vec![]);
+        let (mut aircraft, mut flights, mut miles, mut positions, mut airports) =
+            (vec![], vec![], vec![], vec![], vec![]);
         for (name, legs) in folded {
             aircraft.push(name);
             flights.push(legs.flights);

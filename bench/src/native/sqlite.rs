@@ -89,7 +89,11 @@ pub(crate) fn per_event(files: &mut Files) -> rusqlite::Result<()> {
                          ON CONFLICT (user_id) DO UPDATE SET email = excluded.email, active = TRUE,
                              created_at = COALESCE(user_stats.created_at, excluded.created_at)",
                     )?
-                    .execute(params![event.aggregate_id, parse::<UserCreated>(&event.payload).email, event.created_at])?,
+                    .execute(params![
+                        event.aggregate_id,
+                        parse::<UserCreated>(&event.payload).email,
+                        event.created_at
+                    ])?,
                 "EmailVerified" => transaction
                     .prepare_cached(
                         "INSERT INTO user_stats (user_id, email, active) VALUES (?1, ?2, TRUE)

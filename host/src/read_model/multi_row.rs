@@ -113,7 +113,9 @@ impl MultiRow {
                 }
                 // The same for every row, so not a row's own.
                 Token::Placeholder(_) => return None,
-                Token::Word(word) if depth == 0 && word.quote_style.is_none() && word.value.eq_ignore_ascii_case("values") => {
+                Token::Word(word)
+                    if depth == 0 && word.quote_style.is_none() && word.value.eq_ignore_ascii_case("values") =>
+                {
                     seen_values = true;
                 }
                 Token::LParen => {
@@ -202,7 +204,10 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
         return None;
     }
     let place = |wanted: &sqlparser::ast::Ident| {
-        let place = insert.columns.iter().position(|column| column.0.last().and_then(|part| part.as_ident()) == Some(wanted))?;
+        let place = insert
+            .columns
+            .iter()
+            .position(|column| column.0.last().and_then(|part| part.as_ident()) == Some(wanted))?;
         match row.get(place)? {
             Expr::Value(value) => match &value.value {
                 Value::Placeholder(text) => text.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1),
@@ -248,7 +253,9 @@ impl Visitor for Plain {
             | Expr::InList { .. }
             | Expr::Case { .. }
             | Expr::Cast { .. } => true,
-            Expr::BinaryOp { op, .. } => !matches!(op, BinaryOperator::Custom(_) | BinaryOperator::PGCustomBinaryOperator(_)),
+            Expr::BinaryOp { op, .. } => {
+                !matches!(op, BinaryOperator::Custom(_) | BinaryOperator::PGCustomBinaryOperator(_))
+            }
             Expr::Function(function) => {
                 let known = FUNCTIONS.iter().any(|name| function.name.to_string().eq_ignore_ascii_case(name));
                 let plain = |argument: &FunctionArg| matches!(argument, FunctionArg::Unnamed(FunctionArgExpr::Expr(_)));
@@ -275,7 +282,8 @@ mod tests {
 
     #[test]
     fn the_parameters_of_the_second_row_follow_those_of_the_first() {
-        let sql = "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b";
+        let sql =
+            "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b";
         let multi_row = multi_row(sql).unwrap();
         assert_eq!(multi_row.sql(1), sql);
         assert_eq!(

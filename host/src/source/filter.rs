@@ -27,9 +27,10 @@ impl Filter {
     /// Whether whatever `other` takes is taken by this one, too.
     #[must_use]
     pub fn covers(&self, other: &Self) -> bool {
-        self.lists().iter().zip(other.lists()).all(|(all, some)| {
-            all.is_empty() || (!some.is_empty() && some.iter().all(|value| all.contains(value)))
-        })
+        self.lists()
+            .iter()
+            .zip(other.lists())
+            .all(|(all, some)| all.is_empty() || (!some.is_empty() && some.iter().all(|value| all.contains(value))))
     }
 
     /// Takes whatever `other` takes as well, and perhaps more: types of the one in contexts of the other.

@@ -292,13 +292,7 @@ impl Source for PostgresSource {
         Ok(Position::from_sql(last.unwrap_or(0)))
     }
 
-    fn page(
-        &self,
-        after: Position,
-        upto: Position,
-        wanted: &Wanted,
-        limit: PageLimit,
-    ) -> Result<Page, DatabaseError> {
+    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: PageLimit) -> Result<Page, DatabaseError> {
         // On a thread of the runtime that also waits for the socket: from here each of a page's many packets would
         // have to wake this thread.
         let reading = self.database.runtime().spawn(read_page(self.pool.clone(), after, upto, wanted.clone(), limit));

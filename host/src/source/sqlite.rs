@@ -108,13 +108,7 @@ impl Source for SqliteSource {
         self.horizon()
     }
 
-    fn page(
-        &self,
-        after: Position,
-        upto: Position,
-        wanted: &Wanted,
-        limit: PageLimit,
-    ) -> Result<Page, DatabaseError> {
+    fn page(&self, after: Position, upto: Position, wanted: &Wanted, limit: PageLimit) -> Result<Page, DatabaseError> {
         let (sql, parameters) = page_sql(after, upto, wanted, limit.rows);
         self.with("reading events", |connection| {
             let mut statement = connection.prepare_cached(&sql)?;

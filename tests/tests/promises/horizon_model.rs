@@ -256,7 +256,9 @@ fn read(setup: &Setup, done: &AtomicBool, mut random: Random, from: u64) -> Vec<
         let horizon = source.horizon().expect("the horizon");
         // Small pages end anywhere.
         let limit = u32::try_from(random.between(1, 20)).expect("a small number");
-        let page = source.page(position, horizon.max(position), &Wanted::everything(), PageLimit::rows(limit)).expect("a page");
+        let page = source
+            .page(position, horizon.max(position), &Wanted::everything(), PageLimit::rows(limit))
+            .expect("a page");
         seen.extend(page.events.iter().map(|event| (event.global_position, event.event_id.clone())));
         position = page.through;
         if is_done && position >= last {

@@ -29,6 +29,7 @@ mod rebuild_swap;
 mod reload;
 mod replay_crashes;
 mod rescale;
+mod runs;
 mod sabotage;
 mod status;
 mod trust;

@@ -313,7 +313,8 @@ impl Run {
         let one = self.groups.len() == 1 && first.number == number;
         let same_rows = |a: &Prepared, b: &Prepared| a.writes == b.writes && a.several == b.several;
         let any_order = any_order && !self.is_inexact;
-        one || (any_order && prepared.get(&first.number).zip(prepared.get(&number)).is_some_and(|(a, b)| same_rows(a, b)))
+        one || (any_order
+            && prepared.get(&first.number).zip(prepared.get(&number)).is_some_and(|(a, b)| same_rows(a, b)))
     }
 
     /// Adds a row.

@@ -245,8 +245,7 @@ impl Stream {
 
     /// Reads a page behind `from`, without the lock.
     fn read(&self, state: MutexGuard<'_, State>, from: Position) -> Result<Read, DatabaseError> {
-        let (filter, mut horizon, until, rows) =
-            (Arc::clone(&state.filter), state.horizon, state.until, state.rows);
+        let (filter, mut horizon, until, rows) = (Arc::clone(&state.filter), state.horizon, state.until, state.rows);
         drop(state);
         if from >= horizon {
             horizon = self.source.horizon()?;
