@@ -36,21 +36,35 @@ async fn checkpoint(connection: &mut PgConnection, position: i64) -> sqlx::Resul
 
 /// A whole event, as any framework hands it on.
 #[derive(FromRow)]
-#[expect(dead_code, reason = "decoding them is what is measured")]
+#[expect(dead_code, reason = "decoding the columns is what is measured")]
 struct Event {
+    /// Its place in the log.
     global_position: i64,
+    /// Its id.
     event_id: Uuid,
+    /// Its context.
     bounded_context: String,
+    /// The kind of aggregate.
     aggregate_type: String,
+    /// Which aggregate.
     aggregate_id: String,
+    /// Its number in the aggregate.
     aggregate_version: i64,
+    /// What happened.
     event_type: String,
+    /// The version of the payload.
     event_version: i32,
+    /// What the writer stored.
     payload: Vec<u8>,
+    /// JSON.
     metadata: Option<Json<Box<serde_json::value::RawValue>>>,
+    /// Its trace.
     trace_id: Option<String>,
+    /// What it belongs to.
     correlation_id: Option<String>,
+    /// What made it happen.
     causation_id: Option<String>,
+    /// When.
     created_at: DateTime<Utc>,
 }
 

@@ -64,7 +64,9 @@ pub async fn switch(database: &Postgres, wake: bool) -> Result<(), DatabaseError
                 tracing::info!(by, "somebody uses the events table; trying again, and writers go on meanwhile");
                 tokio::time::sleep(PAUSE).await;
             }
-            done => drop(done.map_err(failed)?),
+            done => {
+                done.map_err(failed)?;
+            }
         }
     }
     Ok(())
