@@ -4,6 +4,9 @@
 SEED :=
 MINUTES := 30
 DATABASE := both
+# What `make bench` takes: how often each pair is run, and which cases; all without.
+ROUNDS := 5
+CASES :=
 
 .PHONY: help demo build plugins test check chaos bench check-cargo-component clean
 
@@ -45,8 +48,12 @@ chaos: ## Torment hosts at random: make chaos [SEED=number] [MINUTES=30] [DATABA
 	cargo build --release --locked -p projectionist-tests --bin chaos
 	@$(TARGET)/release/chaos SEED=$(SEED) MINUTES=$(MINUTES) DATABASE=$(DATABASE)
 
-bench: ## Measure (no cases yet)
-	@echo "no benchmark yet: the cases come with the work on speed"
+bench: plugins ## Measure the host against loops written by hand: make bench [ROUNDS=5] [CASES="name …"]
+	@scripts/ensure-postgres
+	@scripts/build-plugins tests/plugins
+	cargo build --release --locked -p projectionist-host --bin host
+	cargo build --release --locked -p projectionist-bench
+	@$(TARGET)/release/bench rounds=$(ROUNDS) chart=$(if $(CASES),,docs/bench.svg) $(CASES)
 
 check-cargo-component: ## Build the sample projections with cargo component, too
 	@scripts/check-cargo-component

@@ -209,12 +209,12 @@ pub fn start(
     let owner = owner();
     let heartbeat = read_model.beat(&owner)?;
     let mut supervisor = Supervisor::new(stop.clone());
-    let mut all = Vec::new();
+    let (mut all, mut workers) = (Vec::new(), Vec::new());
     for slot in slots {
         for partition in partitions {
             let progress = Arc::new(Progress::default());
             all.push(Arc::clone(&progress));
-            supervisor.start(Worker {
+            workers.push(Worker {
                 partition: *partition,
                 plugin: Arc::clone(slot),
                 feed: feed.clone(),
@@ -223,9 +223,10 @@ pub fn start(
                 options,
                 stop: stop.clone(),
                 progress,
-            })?;
+            });
         }
     }
+    supervisor.start(workers)?;
     Ok(Started { supervisor, progress: all, heartbeat })
 }
 

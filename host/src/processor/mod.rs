@@ -29,5 +29,5 @@ pub mod worker;
 
 pub use policy::{OnError, Options};
 pub use stop::Stop;
-pub use supervisor::{Job, Progress, Supervisor};
+pub use supervisor::{Progress, Supervisor};
 pub use worker::Outcome;

@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::reader::Reader;
 use super::stop::Stop;
 use super::worker::{Outcome, Worker};
 use crate::event::Position;
@@ -52,9 +53,6 @@ impl Progress {
     }
 }
 
-/// A worker to run.
-pub type Job = Worker;
-
 /// Runs the workers of a process.
 #[derive(Debug)]
 pub struct Supervisor {
@@ -76,17 +74,23 @@ impl Supervisor {
         Self { stop, running: 0, outcomes, sender }
     }
 
-    /// Starts a worker on a thread of its own.
+    /// Starts workers, each on a thread of its own.
     ///
     /// # Errors
-    /// When the system has no thread for it.
-    pub fn start(&mut self, job: Job) -> std::io::Result<()> {
+    /// When the system has no thread for one of them.
+    pub fn start(&mut self, workers: Vec<Worker>) -> std::io::Result<()> {
+        let readers: Vec<Reader> = workers.iter().map(Worker::reader).collect();
+        workers.into_iter().zip(readers).try_for_each(|(worker, reader)| self.start_one(worker, reader))
+    }
+
+    /// Starts one.
+    fn start_one(&mut self, worker: Worker, reader: Reader) -> std::io::Result<()> {
         let sender = self.sender.clone();
-        let plugin = job.plugin.get();
-        let name = format!("{} {}", plugin.descriptor.name, job.partition);
+        let plugin = worker.plugin.get();
+        let name = format!("{} {}", plugin.descriptor.name, worker.partition);
         std::thread::Builder::new().name(name).stack_size(stack_for(&plugin)).spawn(move || {
             // A panic of ours ends this worker only; its transaction rolls back with its connection.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| job.run()))
+            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
                 .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
             // Nobody listens any more when the process is ending.
             sender.send(outcome).ok();

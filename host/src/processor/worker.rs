@@ -131,14 +131,20 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Works until it ends.
+    /// What this worker reads with. Those of a process are made before any of them runs, so that what is read first is
+    /// for all of them.
     #[must_use]
-    pub fn run(self) -> Outcome {
+    pub fn reader(&self) -> Reader {
+        Reader::new(&self.feed, self.plugin.get().descriptor.filter(), self.partition)
+    }
+
+    /// Works until it ends, on what `reader` reads.
+    #[must_use]
+    pub fn run(self, mut reader: Reader) -> Outcome {
         let name = self.plugin.get().descriptor.name.clone();
         let span = tracing::info_span!("worker", projection = name, partition = %self.partition);
         let _entered = span.enter();
         let mut backoff = Backoff::default();
-        let mut reader = Reader::new(&self.feed, self.plugin.get().descriptor.filter(), self.partition);
         loop {
             let trouble = match self.session(&name, &mut reader, &mut backoff) {
                 Ok(()) => return Outcome::Done,

@@ -45,6 +45,28 @@ impl fmt::Display for Holder {
 /// What to call a holder who has not written its name yet.
 pub(super) const UNNAMED: &str = "another process";
 
+/// What a claim found out.
+#[derive(Debug)]
+pub(super) enum Written {
+    /// The partition is ours.
+    Claimed(Claimed),
+    /// Another lock stands for it than the one that we hold.
+    OtherTerm(Term),
+    /// Others work on partitions that this one would take the place of.
+    Held(Vec<Holder>),
+}
+
+/// A claim that was written.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// How far the partition is.
+    pub(super) position: Position,
+    /// What is done above.
+    pub(super) lineage: Lineage,
+    /// The claim.
+    pub(super) epoch: Epoch,
+}
+
 /// A checkpoint as a claim finds it.
 #[derive(Clone, Debug)]
 pub(super) struct Found {

@@ -9,7 +9,7 @@ use fnv::FnvHashSet;
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
 use super::super::checkpoint::{Epoch, Slot, Term};
-use super::super::claim::{Found, Holder, Plan, Replacement, UNNAMED};
+use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
 use super::{PostgresStore, quote_identifier};
@@ -152,26 +152,6 @@ async fn holder(connection: &mut PgConnection, slot: &Slot) -> Result<Holder, sq
         }
         None => Holder { slot, owner: UNNAMED.to_owned(), epoch: None, beat: None },
     })
-}
-
-/// What a claim found out.
-enum Written {
-    /// The partition is ours.
-    Claimed(Claimed),
-    /// Another lock stands for it than the one that we hold.
-    OtherTerm(Term),
-    /// Others work on partitions that this one would take the place of.
-    Held(Vec<Holder>),
-}
-
-/// A claim that was written.
-struct Claimed {
-    /// How far the partition is.
-    position: Position,
-    /// What is done above.
-    lineage: Lineage,
-    /// The claim.
-    epoch: Epoch,
 }
 
 /// Locks the row of a projection until the transaction ends: its claims run one after the other.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use tokio::runtime::Handle;
 
 use super::super::checkpoint::{Epoch, Slot, Term};
-use super::super::claim::{Found, Holder, Plan, Replacement, UNNAMED};
+use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::heartbeat::Heartbeat;
 use super::super::store::{Claim, ClaimError};
@@ -203,26 +203,6 @@ fn holder(connection: &Connection, path: &Path, slot: &Slot, term: Term) -> rusq
         connection.query_row(sql, parameters, |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
     let (owner, epoch) = row.map_or((UNNAMED.to_owned(), None), |(owner, epoch)| (owner, Some(Epoch(epoch))));
     Ok(Holder { slot: slot.clone(), owner, epoch, beat: last_beat(path, slot, term) })
-}
-
-/// What a claim found out.
-enum Written {
-    /// The partition is ours.
-    Claimed(Claimed),
-    /// Another lock stands for it than the one that we hold.
-    OtherTerm(Term),
-    /// Others work on partitions that this one would take the place of.
-    Held(Vec<Holder>),
-}
-
-/// A claim that was written.
-struct Claimed {
-    /// How far the partition is.
-    position: Position,
-    /// What is done above.
-    lineage: Lineage,
-    /// The claim.
-    epoch: Epoch,
 }
 
 /// Writes the claim, holding the lock of `term`.
