@@ -160,6 +160,8 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         drop(self.pipe.take());
         self.keeper.wait().ok();
+        // The keeper has emptied it, but may not be allowed to remove it from where it stands.
+        std::fs::remove_dir(&self.folder).ok();
     }
 }
 
