@@ -11,7 +11,7 @@
 //! - [`cli`] – one file a command. Parses, calls what is below, words the errors.
 //! - [`event`] – what travels, and the numbers that place it.
 //! - [`database`] – URLs, connections, the host's own tables, for both kinds of database.
-//! - [`source`] – where events come from: pages, the horizon, waking up; and [`append`], where they come in.
+//! - [`source`] – where events come from: pages, the horizon, waking up, the feed that workers share; and [`append`], where they come in.
 //! - [`ndjson`] – events as lines of text, for import and export.
 //! - [`partition`] – which worker an event belongs to, and how that changes exactly.
 //! - [`plugin`] – loading, checking, caching, limiting and swapping components.

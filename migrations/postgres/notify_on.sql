@@ -5,5 +5,6 @@ BEGIN
     PERFORM pg_notify('projectionist_events', '');
     RETURN NULL;
 END $$;
+DROP TRIGGER IF EXISTS projectionist_notify ON events;
 CREATE TRIGGER projectionist_notify AFTER INSERT ON events
     FOR EACH STATEMENT EXECUTE FUNCTION projectionist.notify_events();

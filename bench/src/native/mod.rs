@@ -46,3 +46,8 @@ struct Legs {
     /// Where the last one went.
     last_airport: String,
 }
+
+/// A payload.
+fn parse<'payload, T: serde::Deserialize<'payload>>(payload: &'payload [u8]) -> T {
+    serde_json::from_slice(payload).expect("a payload as this benchmark wrote it")
+}

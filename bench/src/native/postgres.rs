@@ -7,7 +7,7 @@ use sqlx::types::{Json, Uuid};
 use sqlx::{Connection as _, FromRow, PgConnection};
 use tokio::runtime::Runtime;
 
-use super::{Departed, EmailVerified, Legs, PAGE, UserCreated};
+use super::{Departed, EmailVerified, Legs, PAGE, UserCreated, parse};
 
 /// Runs a loop to the end of the log, from the start, in a schema of its own.
 pub(crate) fn run<F>(runtime: &Runtime, url: &str, tables: &'static str, work: F)
@@ -208,9 +208,4 @@ pub(crate) async fn folded(connection: &mut PgConnection) -> sqlx::Result<()> {
         checkpoint(&mut transaction, position).await?;
         transaction.commit().await?;
     }
-}
-
-/// A payload.
-fn parse<'payload, T: serde::Deserialize<'payload>>(payload: &'payload [u8]) -> T {
-    serde_json::from_slice(payload).expect("a payload as this benchmark wrote it")
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rusqlite::{Connection, params};
 
-use super::{Departed, EmailVerified, Legs, PAGE, UserCreated};
+use super::{Departed, EmailVerified, Legs, PAGE, UserCreated, parse};
 
 /// Two files, as the host has them: the events, and a read model beside them.
 pub(crate) struct Files {
@@ -148,9 +148,4 @@ pub(crate) fn folded(files: &mut Files) -> rusqlite::Result<()> {
         transaction.prepare_cached("UPDATE checkpoint SET position = ?1")?.execute([position])?;
         transaction.commit()?;
     }
-}
-
-/// A payload.
-fn parse<'payload, T: serde::Deserialize<'payload>>(payload: &'payload [u8]) -> T {
-    serde_json::from_slice(payload).expect("a payload as this benchmark wrote it")
 }

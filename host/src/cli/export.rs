@@ -120,7 +120,6 @@ impl Export {
         let wanted = Wanted {
             filter: Filter { event_types, aggregate_types, ..Filter::default() },
             aggregates: self.aggregate.iter().map(|AggregateArgument(aggregate)| aggregate.clone()).collect(),
-            ..Wanted::everything()
         };
         let mut after = Position::new(self.from.saturating_sub(1));
         let mut events = 0;

@@ -23,9 +23,10 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// The SQLSTATE of a lock that was not to be had in time.
 const LOCK_NOT_AVAILABLE: &str = "55P03";
 
-/// Whether the trigger is there.
-const THERE: &str =
-    "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = 'events'::regclass AND tgname = 'projectionist_notify')";
+/// Whether the trigger is there: `on`, `off`, or disabled by somebody, which is neither.
+const STATE: &str = "
+    SELECT coalesce((SELECT CASE tgenabled WHEN 'D' THEN 'disabled' ELSE 'on' END FROM pg_trigger
+                     WHERE tgrelid = 'events'::regclass AND tgname = 'projectionist_notify'), 'off')";
 
 /// Who holds a lock on the events table that is in the way of every other: process, application, query.
 const IN_THE_WAY: &str = "
@@ -47,7 +48,8 @@ pub async fn switch(database: &Postgres, wake: bool) -> Result<(), DatabaseError
     let timeout = format!("SET lock_timeout = {}", PATIENCE.as_millis());
     sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut connection).await.map_err(failed)?;
     for tries in 1.. {
-        if sqlx::query_scalar::<_, bool>(THERE).fetch_one(&mut connection).await.map_err(failed)? == wake {
+        let state: String = sqlx::query_scalar(STATE).fetch_one(&mut connection).await.map_err(failed)?;
+        if state == if wake { "on" } else { "off" } {
             return Ok(());
         }
         let sql = if wake {

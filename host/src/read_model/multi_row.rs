@@ -12,15 +12,15 @@
 //!
 //! - Their expressions are made of parameters, constants, columns of the row itself (the one given and the one found
 //!   there) and operators: no subquery, and no function but a few of SQL's own. Nothing looks at another row.
-//! - With `DO UPDATE`, no two rows of a run have the same key: whoever inserts the same row again begins a new run. Keys
+//! - With `DO UPDATE`, which leaves the key as it is, no two rows of a run have the same key: whoever inserts the same row again begins a new run. Keys
 //!   are compared as they are written; where two that differ are the same to the database (1.0 and 1.00), Postgres
 //!   refuses the statement ([`TWICE`]), the batch fails and is applied again, without runs.
 //! - No RETURNING. And none of the table's own doing: [`SAFE_TABLE`] is asked when the statement is prepared.
 //!
 //! And a run may hold several statements, `INSERT … DO UPDATE` of one table by one key: rows with different keys have
 //! nothing to do with each other, so all of a kind can go first. That is done only with keys that are different to the
-//! database when they are written differently (integers, UUIDs, texts), and not where a table numbers or dates its rows,
-//! because there the order shows.
+//! database when they are written differently (integers, UUIDs, texts), and not where a table numbers or dates its rows or
+//! has another unique index, because there the order shows.
 //!
 //! The careful path sends each statement alone, so an error still finds its event.
 
@@ -39,8 +39,8 @@ use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 pub const TWICE: &str = "21000";
 
 /// Whether a table (`$1`) does nothing by itself that could tell one statement from several: triggers, rules, a foreign
-/// key to itself, being a view. And whether its rows can come in any order: no column is numbered or dated by itself, and
-/// texts that differ are different.
+/// key to itself, being a view. And whether its rows can come in any order: no column is numbered or dated by itself, texts
+/// that differ are different, and nothing but the key is unique (one row could take what another has not let go of yet).
 pub const SAFE_TABLE: &str = "
     SELECT relkind IN ('r', 'p') AND NOT relhasrules
            AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
@@ -50,7 +50,11 @@ pub const SAFE_TABLE: &str = "
            AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = class.oid AND pg_get_expr(adbin, adrelid) LIKE '%(%')
            AND NOT EXISTS (SELECT FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation
                            WHERE attrelid = class.oid AND NOT collisdeterministic)
+           AND (SELECT count(*) FROM pg_index WHERE indrelid = class.oid AND (indisunique OR indisexclusion)) = 1
     FROM pg_class AS class WHERE oid = to_regclass($1)";
+
+/// How long the text of a statement may be: the server keeps it some forty times over, and a projection may have hundreds.
+const TEXT: usize = 2 << 10;
 
 /// Functions that look at nothing but their arguments.
 const FUNCTIONS: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
@@ -82,7 +86,7 @@ impl MultiRow {
     pub fn of(statement: &Statement, sql: &str) -> Option<Self> {
         let Statement::Insert(insert) = statement else { return None };
         let row = only_row(insert)?;
-        if !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
+        if sql.len() > TEXT || !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
             return None;
         }
         let (key, key_columns) = key(insert, row)?;
@@ -199,8 +203,14 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
     };
     let OnConflictAction::DoUpdate(update) = &conflict.action else { return Some((vec![], vec![])) };
     let Some(ConflictTarget::Columns(columns)) = &conflict.conflict_target else { return None };
-    let is_column = |Assignment { target, .. }: &Assignment| matches!(target, AssignmentTarget::ColumnName(_));
-    if !update.assignments.iter().all(is_column) {
+    // One that gives a row another key makes it meet others.
+    let leaves_the_key = |Assignment { target, .. }: &Assignment| match target {
+        AssignmentTarget::ColumnName(name) => {
+            name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| !columns.contains(name))
+        }
+        AssignmentTarget::Tuple(_) => false,
+    };
+    if !update.assignments.iter().all(leaves_the_key) {
         return None;
     }
     let place = |wanted: &sqlparser::ast::Ident| {
@@ -318,6 +328,9 @@ mod tests {
             "INSERT INTO t (a, b) VALUES ($1 + 1, $2) ON CONFLICT (a) DO UPDATE SET b = excluded.b",
             "INSERT INTO t (b) VALUES ($1) ON CONFLICT (a) DO UPDATE SET b = excluded.b",
             "INSERT INTO t (a) VALUES ($1) ON CONFLICT ON CONSTRAINT t_pkey DO UPDATE SET a = 1",
+            // The row gets another key.
+            "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET a = t.b",
+            "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET (a, b) = (t.b, t.a)",
             // A parameter that is not the row's.
             "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET b = $2",
             // Somebody wants an answer, or there are several rows already.
@@ -343,6 +356,7 @@ mod tests {
         ] {
             assert_eq!(multi_row(sql), None, "{sql}");
         }
+        assert_eq!(multi_row(&format!("INSERT INTO t (a, b) VALUES ($1, '{}')", "x".repeat(TEXT))), None, "too long");
         let quoted = r#"INSERT INTO "values" ("values(") VALUES ($1)"#;
         assert_eq!(multi_row(quoted).map(|multi_row| multi_row.sql(1)), Some(quoted.to_owned()));
     }

@@ -1,7 +1,6 @@
 //! Which events somebody wants.
 
 use crate::event::{Aggregate, Event};
-use crate::partition::Partition;
 
 /// What a projection says it wants, in three lists; an event has to be in each. Empty is all.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -62,8 +61,6 @@ pub struct Wanted {
     pub filter: Filter,
     /// Only of these aggregates; empty for all.
     pub aggregates: Vec<Aggregate>,
-    /// Only of this partition.
-    pub partition: Partition,
 }
 
 impl Wanted {
@@ -76,7 +73,7 @@ impl Wanted {
     /// Whatever a filter takes.
     #[must_use]
     pub fn of(filter: Filter) -> Self {
-        Self { filter, aggregates: vec![], partition: Partition::WHOLE }
+        Self { filter, aggregates: vec![] }
     }
 }
 

@@ -85,7 +85,7 @@ pub trait Source: Send + Sync {
 /// How much is read at once: a page ends with the first row at which one of them is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Rows of the log, of whatever partition.
+    /// Rows of the log.
     pub rows: u32,
     /// Bytes of events in memory.
     pub bytes: usize,

@@ -18,7 +18,6 @@ use super::{Backlog, Blocker, Page, PageLimit, Source, Wanted};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, Timestamptz};
 use crate::event::{Event, Position};
-use crate::partition::Partition;
 
 /// How long the server may be silent before the connection counts as lost. A page or a count takes milliseconds.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -401,13 +400,11 @@ async fn read_page(
     let mut types = Types::Checked;
     while let Some(row) = rows.try_next().await? {
         read += 1;
-        last = Position::from_sql(types.get(&row, 0)?);
-        if wanted.partition == Partition::WHOLE || wanted.partition.owns(types.get(&row, 4)?) {
-            let event = types.event(&row)?;
-            types = Types::Known;
-            bytes += event.size();
-            events.push(event);
-        }
+        let event = types.event(&row)?;
+        types = Types::Known;
+        last = event.position();
+        bytes += event.size();
+        events.push(event);
         if bytes >= limit.bytes && read < limit.rows {
             // The rows that are still on their way are not worth reading: the connection goes with them.
             drop(rows);

@@ -117,12 +117,10 @@ impl Source for SqliteSource {
             let (mut read, mut bytes, mut last) = (0, 0, after);
             while let Some(row) = rows.next()? {
                 read += 1;
-                last = Position::from_sql(row.get(0)?);
-                if wanted.partition.owns(text(row, 4)?) {
-                    let event = event(row)?;
-                    bytes += event.size();
-                    events.push(event);
-                }
+                let event = event(row)?;
+                last = event.position();
+                bytes += event.size();
+                events.push(event);
                 if bytes >= limit.bytes {
                     return Ok(Page { events, through: last });
                 }

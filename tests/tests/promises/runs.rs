@@ -97,6 +97,24 @@ fn rows_that_the_table_numbers_are_numbered_in_the_order_of_the_events(setup: &S
     assert_eq!(found, first);
 }
 
+on_both_databases!(a_row_that_needs_what_another_lets_go_of_later_fails_as_it_would_alone);
+fn a_row_that_needs_what_another_lets_go_of_later_fails_as_it_would_alone(setup: &Setup) {
+    let sit = |how, key: &str, seat: &str| Entry { how, key: key.to_owned(), mark: seat.to_owned() };
+    // Often enough that both statements go in runs.
+    let mut all: Vec<Entry> = (0..40)
+        .map(|number| {
+            sit(if number % 2 == 0 { "sit" } else { "sit_too" }, &format!("k{number}"), &format!("s{number}"))
+        })
+        .collect();
+    // In the order of the events, `k0` still has its seat when `k50` wants it.
+    all.extend([sit("sit_too", "k3", "s3"), sit("sit", "k50", "s0"), sit("sit_too", "k0", "s60")]);
+    setup.insert(&all.iter().map(Entry::event).collect::<Vec<_>>());
+    setup.run(["run", "--once", "--on-error", "skip", "--plugin", &plugin("ledger")]).success();
+    let skipped: Vec<u64> = setup.dead_letters("ledger").iter().map(|letter| letter.position).collect();
+    assert_eq!(skipped, [42]);
+    assert_eq!(setup.rows("ledger", "SELECT seat FROM seats WHERE key IN ('k0', 'k50')"), [["s60"]]);
+}
+
 #[test]
 fn keys_that_are_the_same_to_the_database_only_are_applied_one_after_the_other() {
     let setup = Setup::new(Kind::Postgres);

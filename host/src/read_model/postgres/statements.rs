@@ -37,6 +37,8 @@ struct Prepared {
     text: String,
     /// Whether it can be sent with several rows.
     several: Several,
+    /// For how many rows the server knows it, besides one; also when that is not used any more.
+    made: Vec<usize>,
     /// Table and key columns of the rows it writes, where it can: what two statements of one run have in common.
     writes: Option<(String, Vec<String>)>,
 }
@@ -129,7 +131,7 @@ impl Statements {
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
         let several = if judged.multi_row.is_some() { Several::Perhaps(0) } else { Several::Never };
         let writes = judged.multi_row.as_ref().map(|of| (of.table.clone(), of.key_columns.clone()));
-        self.prepared.insert(judged.number, Prepared { parameters, text, several, writes });
+        self.prepared.insert(judged.number, Prepared { parameters, text, several, made: Vec::new(), writes });
         Ok(())
     }
 
@@ -144,7 +146,8 @@ impl Statements {
         };
         // Whatever goes wrong below goes wrong once.
         prepared.several = Several::Never;
-        let failed = |error: sqlx::Error| within(sql_error(&error), &prepared.text);
+        let text = prepared.text.clone();
+        let failed = |error: sqlx::Error| within(sql_error(&error), &text);
         let safe: Option<(bool, bool)> = sqlx::query_as(multi_row::SAFE_TABLE)
             .bind(&multi_row.table)
             .fetch_optional(&mut *connection)
@@ -157,6 +160,7 @@ impl Statements {
             let types = vec![types.join(", "); rows].join(", ");
             let prepare = format!("PREPARE p{}x{rows} ({types}) AS {}", judged.number, multi_row.sql(rows));
             sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
+            prepared.made.push(rows);
         }
         prepared.several = Several::Prepared { any_order: any_order && !multi_row.key.is_empty() };
         Ok(())
@@ -185,9 +189,7 @@ impl Statements {
         let mut names = Vec::new();
         for (number, prepared) in &self.prepared {
             names.push(format!("DEALLOCATE p{number}"));
-            if matches!(prepared.several, Several::Prepared { .. }) {
-                names.extend(SEVERAL.map(|rows| format!("DEALLOCATE p{number}x{rows}")));
-            }
+            names.extend(prepared.made.iter().map(|rows| format!("DEALLOCATE p{number}x{rows}")));
         }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
         self.prepared.clear();

@@ -7,7 +7,7 @@ use projectionist_sdk::prelude::*;
 use projectionist_sdk::{Dialect, Value};
 use serde::Deserialize;
 
-/// Keeps `marks`, `prices` and `numbered`.
+/// Keeps `marks`, `prices`, `seats` and `numbered`.
 #[derive(Default)]
 struct Ledger;
 
@@ -36,6 +36,7 @@ impl Projection for Ledger {
         };
         tx.execute("CREATE TABLE marks (key TEXT PRIMARY KEY, marks TEXT NOT NULL)", params![])?;
         tx.execute("CREATE TABLE prices (price NUMERIC PRIMARY KEY, marks TEXT NOT NULL)", params![])?;
+        tx.execute("CREATE TABLE seats (key TEXT PRIMARY KEY, seat TEXT NOT NULL UNIQUE)", params![])?;
         tx.execute(numbered, params![])?;
         Ok(())
     }
@@ -67,6 +68,14 @@ impl Projection for Ledger {
                 "INSERT INTO prices (price, marks) VALUES ($1, $2)
                  ON CONFLICT (price) DO UPDATE SET marks = excluded.marks || '<' || prices.marks || '>'",
                 params![Value::Numeric(key), mark],
+            )?,
+            "sit" => tx.execute(
+                "INSERT INTO seats (key, seat) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET seat = excluded.seat",
+                params![key, mark],
+            )?,
+            "sit_too" => tx.execute(
+                "INSERT INTO seats (seat, key) VALUES ($2, $1) ON CONFLICT (key) DO UPDATE SET seat = excluded.seat",
+                params![key, mark],
             )?,
             "number" => tx.execute(
                 "INSERT INTO numbered (key, marks) VALUES ($1, $2)
