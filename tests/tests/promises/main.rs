@@ -13,6 +13,7 @@ mod dead_letter_tools;
 mod dead_letters;
 mod demo;
 mod environment;
+mod evil;
 mod exactly_once;
 mod filters;
 mod foreign_events;
