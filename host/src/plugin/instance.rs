@@ -12,6 +12,7 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::descriptor::Descriptor;
 use super::engine::TICK;
+use super::growth::Growth;
 use super::imports::{Guest, Transaction, cut};
 use super::limits::{Limits, Refused, Resources, Size};
 use super::load::Plugin;
@@ -112,6 +113,8 @@ type Answer = (Result<(), Failure>,);
 pub struct Instance {
     /// Its memory, and what the host knows of it.
     store: Store<Guest>,
+    /// How much of that it has taken since it was made.
+    growth: Growth,
     /// `handle`. The lifetime stands for any: an event is only read during the call.
     handle: TypedFunc<(Resource<Transaction>, &'static Event), Answer>,
     /// `flush`
@@ -140,7 +143,10 @@ impl Instance {
             Ok((handle, flush, migrate))
         });
         match made {
-            Ok((handle, flush, migrate)) => Ok(Self { store, handle, flush, migrate }),
+            Ok((handle, flush, migrate)) => {
+                let growth = Growth::from(store.data().resources.memory());
+                Ok(Self { store, growth, handle, flush, migrate })
+            }
             Err(error) => Err(explain(&store, &error)),
         }
     }
@@ -220,6 +226,19 @@ impl Instance {
         self.begin(position);
         let answer = self.flush.call(&mut self.store, (transaction(),));
         self.end(answer)
+    }
+
+    /// A batch is committed. Says whether the instance has had memory for long enough, and is to be dropped.
+    #[must_use]
+    pub fn has_had_enough(&mut self) -> bool {
+        let guest = self.store.data();
+        self.growth.has_had_enough(guest.resources.memory(), guest.limits.memory)
+    }
+
+    /// Whether it has taken memory since it was made.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.growth.has_grown(self.store.data().resources.memory())
     }
 
     /// Starts the clock of a call.

@@ -215,6 +215,18 @@ pub enum LoadError {
         /// What about it.
         reason: BadName,
     },
+    /// It wants more kinds of events than can be asked for.
+    #[error(
+        "the plugin {} describes {size} bytes of types and contexts: {} are allowed",
+        path.display(),
+        descriptor::DESCRIBED
+    )]
+    Described {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        size: usize,
+    },
     /// Its version is none.
     #[error("the plugin {} describes version {version}: versions are from 1 to 2147483647", path.display())]
     Version {
@@ -255,6 +267,7 @@ impl LoadError {
                 Some("build it against wit/projection.wit of this host's version; docs/wit.md has the world")
             }
             Self::Name { .. } => Some("give it another name with --plugin NAME=FILE"),
+            Self::Described { .. } => Some("describe fewer types: an empty list stands for all"),
             Self::Describe { .. } | Self::Version { .. } => None,
         }
     }
@@ -339,6 +352,10 @@ impl Loader {
         })?;
         plugin.descriptor =
             Instance::describe(&plugin).map_err(|reason| LoadError::Describe { path: owned(), reason })?;
+        let size = plugin.descriptor.described();
+        if size > descriptor::DESCRIBED {
+            return Err(LoadError::Described { path: owned(), size });
+        }
         if let Some(name) = &file.name {
             plugin.descriptor.name.clone_from(name);
         }

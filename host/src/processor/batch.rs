@@ -65,6 +65,14 @@ impl Applier {
         self.instance = None;
     }
 
+    /// There is nothing to do: an instance that has grown need not keep its memory until there is.
+    pub fn rest(&mut self) {
+        if self.instance.as_ref().is_some_and(Instance::has_grown) {
+            tracing::debug!("nothing to do: the memory that the projection had taken is given back");
+            self.forget();
+        }
+    }
+
     /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
     pub fn call(&mut self, call: impl FnOnce(&mut Instance) -> Result<(), CallError>) -> Result<(), ApplyError> {
         let called = self.instance().and_then(call);
@@ -130,6 +138,10 @@ impl Applier {
         let advance = self.advance(to, applied);
         self.work().commit(&advance)?;
         self.position = to;
+        if self.instance.as_mut().is_some_and(Instance::has_had_enough) {
+            tracing::debug!("the memory that the projection had taken is given back");
+            self.forget();
+        }
         Ok(())
     }
 

@@ -42,6 +42,10 @@ const PASS_EVERY: Duration = Duration::from_secs(1);
 /// show, but it has none to make: a rebuild that put the checkpoint back would go unnoticed until the next event.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
 
+/// After how long without events a projection's memory is given back. Live, with an event now and then, it is not: what
+/// it has cached would be read again for each.
+const REST_AFTER: Duration = Duration::from_secs(5);
+
 /// How many events of a batch that failed are tried together.
 const PIECE: usize = 250;
 
@@ -305,7 +309,7 @@ impl Worker {
         backoff: &mut Backoff,
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
-        let (mut passed, mut verified) = (Instant::now(), Instant::now());
+        let (mut passed, mut verified, mut worked) = (Instant::now(), Instant::now(), Instant::now());
         let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.batch_size));
         loop {
             if self.stop.is_requested() {
@@ -320,7 +324,7 @@ impl Worker {
                 self.apply(applier, &batch, &mut pace)?;
                 self.progress.reached(applier.position);
                 backoff.reset();
-                pause = FIRST_PAUSE;
+                (pause, worked) = (FIRST_PAUSE, Instant::now());
                 // Also while more comes in all the time.
                 if goal.is_some_and(|goal| applier.position >= goal) {
                     return Ok(());
@@ -342,6 +346,9 @@ impl Worker {
             if verified.elapsed() >= VERIFY_EVERY {
                 applier.work().verify().map_err(ApplyError::from)?;
                 verified = Instant::now();
+            }
+            if worked.elapsed() >= REST_AFTER {
+                applier.rest();
             }
             seen = self.feed.source().wait(seen, Requests::pause(applier, pause));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
