@@ -17,6 +17,7 @@ use super::imports::{Guest, Transaction, cut};
 use super::limits::{Limits, Refused, Resources, Size};
 use super::load::Plugin;
 use super::redaction::Unsearchable;
+use super::wasi::{self, Call, Wasi};
 use crate::event::{Event, Position};
 use crate::read_model::unit_of_work::UnitOfWork;
 
@@ -158,6 +159,7 @@ impl Instance {
             let describe = instance.get_typed_func::<(), (Descriptor,)>(&mut store, "describe")?;
             describe.call(&mut store, ())
         });
+        store.data_mut().end_lines();
         match described {
             Ok((descriptor,)) => Ok(descriptor),
             Err(error) => Err(explain(&store, &error)),
@@ -191,6 +193,7 @@ impl Instance {
     /// When it fails; then the instance is of no more use.
     pub fn migrate(&mut self, from: u32) -> Result<(), CallError> {
         self.begin(Position::START);
+        self.in_wasi(|wasi| wasi.begin(Call::Migrate, Position::START));
         let answer = self.migrate.call(&mut self.store, (transaction(), from));
         self.end(answer)
     }
@@ -211,6 +214,7 @@ impl Instance {
             return Err(CallError::EventTooLarge { size, allowed });
         }
         self.begin(event.position());
+        self.in_wasi(|wasi| wasi.begin_event(event));
         // A shorter lifetime than 'static: the function only reads the event while it runs.
         let handle: TypedFunc<(Resource<Transaction>, &Event), Answer> = self.handle;
         let answer = handle.call(&mut self.store, (transaction(), event));
@@ -224,6 +228,7 @@ impl Instance {
     pub fn flush(&mut self) -> Result<(), CallError> {
         let position = self.store.data().position;
         self.begin(position);
+        self.in_wasi(|wasi| wasi.begin(Call::Flush, position));
         let answer = self.flush.call(&mut self.store, (transaction(),));
         self.end(answer)
     }
@@ -241,6 +246,13 @@ impl Instance {
         self.growth.has_grown(self.store.data().resources.memory())
     }
 
+    /// Does something with its virtual WASI, if it has one.
+    fn in_wasi(&mut self, change: impl FnOnce(&mut Wasi)) {
+        if let Some(wasi) = &mut self.store.data_mut().wasi {
+            change(wasi);
+        }
+    }
+
     /// Starts the clock of a call.
     fn begin(&mut self, position: Position) {
         let guest = self.store.data_mut();
@@ -256,7 +268,8 @@ impl Instance {
     }
 
     /// Sorts how a call ended.
-    fn end(&self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
+    fn end(&mut self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
+        self.store.data_mut().end_lines();
         match answer {
             Ok((Ok(()),)) => Ok(()),
             Ok((Err(failure),)) => Err(CallError::Failure(failure.cut(&self.store.data().limits))),
@@ -293,6 +306,7 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
         settings: Arc::clone(&plugin.settings),
         redaction: plugin.redaction.clone(),
         resources: Resources::new(limits),
+        wasi: wasi::is_wanted(&plugin.imports).then(|| Box::new(Wasi::new(&plugin.seed))),
         limits,
         log: Arc::clone(&plugin.log),
         position: Position::START,

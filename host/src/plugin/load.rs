@@ -42,6 +42,9 @@ pub struct Plugin {
     pub size: usize,
     /// What it imports, by name.
     pub imports: Vec<String>,
+    /// What its randomness follows from: the name it is loaded under. A rebuild runs it under another one, and has to
+    /// arrive at the same tables.
+    pub(super) seed: Arc<str>,
     /// Checked and linked.
     pub(super) pre: InstancePre<Guest>,
     /// What the operator set for it.
@@ -324,8 +327,9 @@ impl Loader {
         world::check(&self.engine, &component).map_err(|reason| LoadError::OtherWorld { path: owned(), reason })?;
         let other_types =
             |error: wasmtime::Error| LoadError::OtherTypes { path: owned(), reason: format!("{error:#}") };
-        let pre =
-            imports::linker(&self.engine).and_then(|linker| linker.instantiate_pre(&component)).map_err(other_types)?;
+        let pre = imports::linker(&self.engine, &component)
+            .and_then(|linker| linker.instantiate_pre(&component))
+            .map_err(other_types)?;
         let mut plugin = Plugin {
             path: owned(),
             descriptor: Descriptor {
@@ -340,6 +344,7 @@ impl Loader {
             was_core_module,
             size: bytes.len(),
             imports: world::imports(&self.engine, &component),
+            seed: Arc::default(),
             pre,
             settings: Arc::clone(settings),
             limits: self.terms.limits,
@@ -360,6 +365,7 @@ impl Loader {
             plugin.descriptor.name.clone_from(name);
         }
         descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
+        plugin.seed = plugin.descriptor.name.as_str().into();
         let version = plugin.descriptor.version;
         if version == 0 || i32::try_from(version).is_err() {
             return Err(LoadError::Version { path: owned(), version });
