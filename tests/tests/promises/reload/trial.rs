@@ -104,7 +104,7 @@ fn a_migration_that_fails_leaves_everything_to_the_last_good_one(setup: &Setup) 
 
 on_both_databases!(where_another_worker_has_migrated_there_is_no_way_back);
 fn where_another_worker_has_migrated_there_is_no_way_back(setup: &Setup) {
-    let mut host = start(setup, &["--workers", "2"]);
+    let host = start(setup, &["--workers", "2"]);
     // `a` and `b` belong to different partitions of two.
     setup.insert(&[event("Anything", "Thing", "a"), event("Anything", "Thing", "b")]);
     wait_until("both are counted", || setup.events_applied("counter") == 2);
