@@ -12,6 +12,7 @@ mod configuration;
 mod dead_letter_tools;
 mod dead_letters;
 mod demo;
+mod dev;
 mod environment;
 mod evil;
 mod exactly_once;
