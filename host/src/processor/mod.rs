@@ -9,8 +9,8 @@
 //! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
 //! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
-//! knows while it waits for its partition. [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
-//! how they pause and end.
+//! knows while it waits for its partition. [`supervisor`] runs the workers of a process, or [`replica`] those that a replica
+//! set gives it; [`stop`] and [`backoff`] are how they pause and end.
 
 pub mod backoff;
 pub mod batch;
@@ -20,6 +20,7 @@ pub mod pace;
 pub mod policy;
 pub mod reader;
 pub mod replay;
+pub mod replica;
 mod requests;
 pub mod standby;
 pub mod stop;
