@@ -18,6 +18,7 @@ pub mod loading;
 pub mod migrate;
 pub mod plugin;
 pub mod rebuild;
+pub mod replica_set;
 pub mod run;
 pub mod status;
 pub mod trust;

@@ -10,8 +10,8 @@
 //! replaced another is on [`trial`] in its first batch. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
 //! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
-//! knows while it waits for its partition. [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
-//! how they pause and end.
+//! knows while it waits for its partition. [`supervisor`] runs the workers of a process, or [`replica`] those that a replica
+//! set gives it; [`stop`] and [`backoff`] are how they pause and end.
 
 pub mod backoff;
 pub mod batch;
@@ -21,6 +21,7 @@ pub mod pace;
 pub mod policy;
 pub mod reader;
 pub mod replay;
+pub mod replica;
 mod requests;
 pub mod standby;
 pub mod stop;

@@ -12,7 +12,7 @@ use super::policy::{Options, Until};
 use super::reader::{Batch, Reader};
 use super::replay::Replaying;
 use super::requests::Requests;
-use super::standby::Standby;
+use super::standby::{Frozen, Standby};
 use super::stop::{Slept, Stop};
 use super::supervisor::Progress;
 use crate::database::DatabaseError;
@@ -131,6 +131,8 @@ pub struct Worker {
     pub owner: String,
     /// How it works.
     pub options: Options,
+    /// Who is known to be frozen.
+    pub frozen: Frozen,
     /// When to end.
     pub stop: Stop,
     /// Where others see how far it is.
@@ -215,7 +217,7 @@ impl Worker {
     /// Claims the partition, standing by for as long as somebody else has it.
     fn claim(&self, name: &str, reader: &mut Reader) -> Result<Claim, Trouble> {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
-        let mut standby = Standby::new(self.options.stale_after);
+        let mut standby = Standby::new(self.options.stale_after, self.frozen.clone());
         loop {
             match self.read_model.claim(&slot, &self.owner) {
                 Ok(claim) => return Ok(claim),

@@ -7,7 +7,8 @@
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
-//! `status`; [`rebuild`] builds a read model afresh beside the live one, and swaps it in.
+//! `status`; [`rebuild`] builds a read model afresh beside the live one, and swaps it in; [`replica_set`] is who of many
+//! processes works on what.
 
 pub mod checkpoint;
 pub mod claim;
@@ -19,6 +20,7 @@ pub mod multi_row;
 pub mod overview;
 pub mod postgres;
 pub mod rebuild;
+pub mod replica_set;
 pub mod request;
 pub mod sqlite;
 pub mod store;
@@ -36,8 +38,8 @@ use store::{Claim, ClaimError};
 /// A database that holds read models. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum ReadModel {
-    /// A schema a projection.
-    Postgres(Postgres),
+    /// A schema a projection, and which of them take turns.
+    Postgres(Postgres, postgres::Turns),
     /// A file a projection, beside this one, and the lock files that this process holds.
     Sqlite(std::path::PathBuf, Handle, sqlite::Locks),
 }
@@ -47,7 +49,9 @@ impl ReadModel {
     #[must_use]
     pub fn new(url: &DatabaseUrl, runtime: &Handle) -> Self {
         match url {
-            DatabaseUrl::Postgres(options) => Self::Postgres(Postgres::new(options, runtime.clone())),
+            DatabaseUrl::Postgres(options) => {
+                Self::Postgres(Postgres::new(options, runtime.clone()), postgres::Turns::default())
+            }
             DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone(), runtime.clone(), sqlite::Locks::default()),
         }
     }
@@ -58,7 +62,7 @@ impl ReadModel {
     /// When the database cannot be reached, or its tables are not of this host's version.
     pub fn check(&self) -> Result<(), DatabaseError> {
         match self {
-            Self::Postgres(database) => postgres::check(database),
+            Self::Postgres(database, _) => postgres::check(database),
             Self::Sqlite(base, ..) => sqlite::check(base),
         }
     }
@@ -71,7 +75,7 @@ impl ReadModel {
     /// When somebody holds it, or the database fails.
     pub fn claim(&self, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
         match self {
-            Self::Postgres(database) => postgres::PostgresStore::claim(database, slot, owner),
+            Self::Postgres(database, turns) => postgres::PostgresStore::claim(database, turns, slot, owner),
             Self::Sqlite(base, runtime, locks) => sqlite::SqliteStore::claim(base, slot, owner, runtime, locks),
         }
     }
@@ -83,7 +87,7 @@ impl ReadModel {
     /// When the database fails.
     pub fn depose(&self, holder: &Holder, by: &str) -> Result<bool, DatabaseError> {
         match self {
-            Self::Postgres(database) => postgres::depose(database, holder, by),
+            Self::Postgres(database, _) => postgres::depose(database, holder, by),
             Self::Sqlite(base, runtime, _) => sqlite::depose(base, holder, by, runtime),
         }
     }
@@ -94,7 +98,7 @@ impl ReadModel {
     /// When the system has no thread for it.
     pub fn beat(&self, owner: &str) -> std::io::Result<Heartbeat> {
         match self {
-            Self::Postgres(database) => postgres::beat(database.clone(), owner),
+            Self::Postgres(database, _) => postgres::beat(database.clone(), owner),
             Self::Sqlite(_, _, locks) => sqlite::beat(locks.clone()),
         }
     }

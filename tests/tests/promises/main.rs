@@ -30,6 +30,7 @@ mod rebuild_failures;
 mod rebuild_swap;
 mod reload;
 mod replay_crashes;
+mod replica_sets;
 mod rescale;
 mod runs;
 mod sabotage;
