@@ -44,6 +44,15 @@ impl PluginSlot {
         }
     }
 
+    /// The tables have the version of this one now, and nothing older can commit any more: should another worker have
+    /// gone back to an older one meanwhile, it has to come along.
+    pub fn insist(&self, on: &Arc<Plugin>) {
+        let mut slot = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        if slot.0.descriptor.version < on.descriptor.version {
+            *slot = (Arc::clone(on), Origin::PutBack);
+        }
+    }
+
     /// Replaces it.
     pub fn set(&self, plugin: Plugin) {
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = (Arc::new(plugin), Origin::New);

@@ -302,6 +302,7 @@ impl Worker {
         applier.call(|instance| instance.migrate(found))?;
         let in_place = applier.advance(applier.position, 0);
         applier.work().commit_migration(&in_place).map_err(ApplyError::from)?;
+        self.plugin.insist(&applier.plugin);
         tracing::info!(from = found, to = wanted, "the projection's tables are up to date");
         Ok(())
     }
@@ -375,14 +376,13 @@ impl Worker {
     /// Applies a batch on the fast path, or else carefully.
     fn apply(&self, applier: &mut Applier, reader: &mut Reader, batch: &Batch, pace: &mut Pace) -> Result<(), Trouble> {
         let (began, mut backoff) = (Instant::now(), Backoff::default());
-        let replaced = applier.trial.on_record().map(Arc::clone);
+        let migrates = applier.trial.on_record().is_some();
         tracing::debug!(to = batch.to.get(), events = batch.events.len(), "batch begins");
         let applied = loop {
             let error = match applier.apply(batch) {
                 Ok(applied) => {
-                    // Its tables are there. Should another worker have failed with it and gone back meanwhile: it cannot.
-                    if let Some(replaced) = &replaced {
-                        self.plugin.take_back(replaced, &applier.plugin);
+                    if migrates {
+                        self.plugin.insist(&applier.plugin);
                     }
                     pace.took(batch.events.len(), began.elapsed());
                     break applied;
