@@ -35,3 +35,4 @@ mod sabotage;
 mod status;
 mod trust;
 mod upgrade;
+mod values;
