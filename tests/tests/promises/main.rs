@@ -37,4 +37,5 @@ mod sabotage;
 mod status;
 mod trust;
 mod upgrade;
+mod values;
 mod wasi;
