@@ -26,6 +26,9 @@ use crate::source::Feed;
 /// How often the roster is looked at.
 const EVERY: Duration = Duration::from_millis(200);
 
+/// After the database was away, how long the others may take to come back: a restart of the server moves no slot.
+const GRACE: Duration = Duration::from_secs(3);
+
 /// The most that one look adds to how long somebody has stood still: a pause of this process ages nobody.
 const ONE_LOOK: Duration = Duration::from_secs(1);
 
@@ -95,6 +98,8 @@ struct Part {
     generation: u64,
     /// Whether the last look failed, which is told once.
     failing: bool,
+    /// When the place was taken again, after it was lost.
+    retaken: Option<Instant>,
     /// How workers end.
     ended: Receiver<(Place, Outcome)>,
     /// For their threads.
@@ -125,6 +130,7 @@ impl Replica {
             looked: Instant::now(),
             generation: 0,
             failing: false,
+            retaken: None,
             ended,
             sender,
         };
@@ -185,7 +191,11 @@ impl Part {
         loop {
             let place = match &mut self.place {
                 Some(place) => place,
-                None => self.place.insert(self.replica.read_model.take_place(&self.replica.set, &self.member.name)?),
+                None => {
+                    let place = self.replica.read_model.take_place(&self.replica.set, &self.member.name)?;
+                    self.retaken = self.failing.then(Instant::now);
+                    self.place.insert(place)
+                }
             };
             let look = place.look()?;
             let changes = self.changes(&look);
@@ -217,6 +227,7 @@ impl Part {
         let mut still = BTreeMap::new();
         for (name, life) in look.lives.iter().filter(|(name, _)| **name != self.member.name) {
             match life {
+                Life::Ended if self.retaken.is_some_and(|at| now - at < GRACE) => {}
                 Life::Ended => changes.push(Change::Ended(name.clone())),
                 Life::Beats(beat) => {
                     let last = self.still.get(name).filter(|last| last.beat == *beat);

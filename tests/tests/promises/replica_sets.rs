@@ -301,14 +301,20 @@ fn a_process_that_cannot_go_on_leaves_its_slots_to_others(setup: &Setup) {
 }
 
 #[test]
-fn a_lost_server_ends_no_process_and_the_set_comes_together_again() {
+fn a_restart_of_the_server_ends_no_process_and_moves_no_slot() {
     let cluster = projectionist_tests::Cluster::start();
     let setup = Setup::on(&cluster);
     let (first, second) = (join(&setup, &[]), join(&setup, &[]));
     settled(&setup, &[&first, &second], 16);
+    let before = status(&setup)["replica_sets"][0]["last_change"].clone();
     cluster.stop("immediate");
     cluster.resume();
     settled(&setup, &[&first, &second], 16);
+    assert_eq!(
+        status(&setup)["replica_sets"][0]["last_change"],
+        before,
+        "nobody was taken for dead, and no slot has moved"
+    );
     setup.insert(&round());
     wait_until("all is applied", || noted(&setup) == AGGREGATES as u64);
     leave(first);
