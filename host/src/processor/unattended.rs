@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::batch::Applier;
 use super::failure::ApplyError;
 use super::replay::{Carried, Replaying};
-use super::supervisor::stack_for;
+use super::supervisor::STACK;
 use super::worker::Trouble;
 use crate::plugin::Plugin;
 use crate::read_model::ReadModel;
@@ -59,7 +59,7 @@ pub fn carry_out(
 ) -> Result<Vec<(i64, String)>, Unable> {
     // On a thread as a worker has it: the caller's own stack may be too small for what a projection sends.
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(stack_for(plugin));
+        let thread = std::thread::Builder::new().stack_size(STACK);
         let thread = thread.spawn_scoped(scope, || claim_and_carry_out(read_model, slot, plugin, chosen, replaying));
         let thread = thread.map_err(|error| Unable::Trouble(format!("the system has no thread: {error}")))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -133,6 +133,14 @@ impl SqliteStore {
         // Stepping may compile again, when the schema has changed; so all of it is the guest's.
         let result = self.compiling.of(whose, || self.run(judged, parameters));
         self.deadline.set(None);
+        // A conflict clause can end a transaction (`OR ROLLBACK`). The guard refuses that; were it to miss one, what comes
+        // after would commit by itself, statement by statement.
+        if self.connection.is_autocommit() && result.is_ok() {
+            return Err(SqlError::permanent(
+                sqlstate::OTHER,
+                "the statement ended the transaction, which is the host's",
+            ));
+        }
         result.map_err(|error| match &*error.code {
             "57014" => SqlError::permanent("57014", format!("the statement ran longer than {:?}", self.limits.time)),
             _ => error,
