@@ -30,6 +30,7 @@ mod rebuild_swap;
 mod reload;
 mod replay_crashes;
 mod rescale;
+mod roles;
 mod runs;
 mod sabotage;
 mod status;

@@ -2,13 +2,14 @@
 //!
 //! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
 //! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
-//! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
+//! [`role`] is whom a projection's statements run as. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
 mod dead_letters;
 mod decode;
 mod literal;
 mod replays;
+mod role;
 mod session;
 mod statements;
 mod store;
