@@ -12,6 +12,7 @@ use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::role::{self, Role};
 use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
+use super::turns::Turn;
 use super::{quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
@@ -48,8 +49,8 @@ pub struct PostgresStore {
     at_savepoint: Acting,
     /// Whether the projection has run anything in this transaction.
     has_run: bool,
-    /// The lock under which workers take turns, when they do.
-    turns: Option<i64>,
+    /// Whether the projection's workers take turns.
+    turn: Turn,
     /// What results may be.
     limits: StatementLimits,
     /// What was prepared and kept.
@@ -73,6 +74,7 @@ impl PostgresStore {
         slot: Slot,
         position: Position,
         epoch: Epoch,
+        turn: Turn,
         role: Role,
     ) -> Self {
         let limits = SqlLimits::default().statement;
@@ -86,7 +88,7 @@ impl PostgresStore {
             acting: Acting::Host,
             at_savepoint: Acting::Host,
             has_run: false,
-            turns: None,
+            turn,
             limits,
             statements: Statements::default(),
         }
@@ -262,16 +264,15 @@ impl Store for PostgresStore {
         self.statements.forget();
         (self.acting, self.at_savepoint, self.has_run) = (Acting::Host, Acting::Host, false);
         self.statements.keep_own("BEGIN");
-        if let Some(lock) = self.turns {
+        if let Some(lock) = self.turn.lock() {
             self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
         }
         Ok(())
     }
 
     fn take_turns(&mut self) {
-        if self.turns.is_none() {
+        if self.turn.take() {
             tracing::info!("partitions of this projection write the same rows: from now on they take turns");
-            self.turns = Some(super::claim::turns_key(&self.slot));
         }
     }
 
