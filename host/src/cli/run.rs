@@ -169,7 +169,7 @@ impl Run {
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
-        refuse_strangers(&loader, &names)?;
+        refuse_strangers(&loader, &context.read_model, &names)?;
         let options = self.loop_options.options(until);
         let started = start(context, &slots, &partitions, options, &stop)?;
         let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };

@@ -11,6 +11,7 @@ use super::worker::Trouble;
 use crate::plugin::Plugin;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
+use crate::read_model::grants::Others;
 use crate::read_model::guard::Phase;
 use crate::read_model::request::Request;
 use crate::read_model::store::ClaimError;
@@ -81,7 +82,9 @@ fn claim_and_carry_out(
         Err(held @ ClaimError::Held { .. }) => return Err(Unable::Held(held)),
         Err(error) => return Err(Unable::Claim(error)),
     };
-    let work = UnitOfWork::new(claim.store, &slot.projection, plugin.limits().sql).map_err(ApplyError::from)?;
+    let limits = plugin.limits().sql;
+    let work = UnitOfWork::new(claim.store, &slot.projection, limits, plugin.grants(), Others::Kept);
+    let work = work.map_err(ApplyError::from)?;
     let mut applier = Applier::new(Arc::clone(plugin), work, claim.parked, claim.position);
     check_version(&applier, slot)?;
     let requests = applier.work().replays().requests().map_err(ApplyError::from)?;

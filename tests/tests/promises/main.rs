@@ -17,6 +17,7 @@ mod evil;
 mod exactly_once;
 mod filters;
 mod foreign_events;
+mod grants;
 mod horizon;
 mod horizon_model;
 mod import_export;

@@ -13,6 +13,7 @@ mod text;
 mod tree;
 mod types;
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use sqlparser::ast::{ObjectType, SetExpr, Statement, Visit as _};
 use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
 use sqlparser::parser::Parser;
 
+use super::grants::Grant;
 use super::multi_row::MultiRow;
 use super::value::{Dialect, SqlError, sqlstate};
 use tree::{Judge, Use};
@@ -72,6 +74,8 @@ pub struct Guard {
     dialect: Dialect,
     /// The only schema a statement may name.
     schema: String,
+    /// Tables that are not its own and that it may read.
+    grants: Vec<Grant>,
     /// Verdicts so far.
     verdicts: FnvHashMap<String, Arc<Judged>>,
     /// The last few that were asked for: a projection runs the same two or three statements over and over, and to
@@ -89,7 +93,13 @@ impl Guard {
             Dialect::Postgres => projection.to_owned(),
             Dialect::Sqlite => "main".to_owned(),
         };
-        Self { dialect, schema, verdicts: FnvHashMap::default(), recent: VecDeque::new(), next: 0 }
+        Self { dialect, schema, grants: Vec::new(), verdicts: FnvHashMap::default(), recent: VecDeque::new(), next: 0 }
+    }
+
+    /// Lets the projection read these tables, too.
+    #[must_use]
+    pub fn granting(self, grants: Vec<Grant>) -> Self {
+        Self { grants, ..self }
     }
 
     /// Whether the statement may run now.
@@ -142,9 +152,16 @@ impl Guard {
         };
         let kind = kind_of(statement)?;
         let names = if kind == Kind::Definition { Use::Own } else { Use::Read };
-        let mut judge = Judge { dialect: self.dialect, schema: &self.schema, names };
+        let mut judge = Judge {
+            dialect: self.dialect,
+            schema: &self.schema,
+            grants: &self.grants,
+            names,
+            locks: false,
+            granted: Cell::new(false),
+        };
         let verdict = match statement.visit(&mut judge) {
-            ControlFlow::Continue(()) => judge.definition(statement),
+            ControlFlow::Continue(()) => judge.whole(statement),
             refused @ ControlFlow::Break(_) => refused,
         };
         match verdict {

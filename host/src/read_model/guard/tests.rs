@@ -481,3 +481,29 @@ fn what_nests_as_deep_as_it_may_is_judged_on_a_small_stack() {
     };
     std::thread::Builder::new().stack_size(16 << 20).spawn(judge).unwrap().join().unwrap();
 }
+
+#[test]
+fn what_was_granted_is_read_and_nothing_else() {
+    let grants = vec!["other.t".parse().unwrap()];
+    let judge =
+        |sql| Guard::new(Dialect::Postgres, "mine").granting(grants.clone()).judge(sql, Phase::Migrate).map(|_| ());
+    for sql in ["SELECT * FROM other.t", "INSERT INTO a SELECT * FROM other.t", "UPDATE a SET b = t.b FROM other.t"] {
+        judge(sql).expect(sql);
+    }
+    for sql in [
+        "SELECT * FROM other.u",
+        "SELECT * FROM \"Other\".t",
+        "UPDATE other.t SET a = 1",
+        "INSERT INTO other.t VALUES (1)",
+        "DELETE FROM other.t",
+        "MERGE INTO other.t USING a ON true WHEN MATCHED THEN DELETE",
+        "WITH x AS (DELETE FROM other.t RETURNING 1) SELECT 1",
+        "SELECT * FROM other.t FOR UPDATE",
+        "SELECT * FROM (SELECT 1 FROM other.t) AS x FOR SHARE",
+        "CREATE VIEW v AS SELECT * FROM other.t",
+        "CREATE TABLE x AS SELECT * FROM other.t",
+        "DROP TABLE other.t",
+    ] {
+        assert_eq!(judge(sql).expect_err(sql).code, "42501", "{sql}");
+    }
+}

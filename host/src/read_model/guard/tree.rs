@@ -3,6 +3,7 @@
 //! It allows, and does not forbid: an expression, a table or a clause of a kind that is not listed here is refused, so
 //! what a later version of the parser learns to read is refused until somebody has looked at it.
 
+use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
@@ -11,6 +12,7 @@ use sqlparser::ast::{
     SqliteOnConflict, Statement, TableAlias, TableFactor, TableObject, TableWithJoins, Value, ValueWithSpan, Visitor,
 };
 
+use super::super::grants::Grant;
 use super::super::rebuild;
 use super::super::value::{Dialect, SqlError, sqlstate};
 use super::types::{self, known_as, name_alone};
@@ -47,13 +49,19 @@ pub(super) struct Judge<'guard> {
     pub(super) dialect: Dialect,
     /// The only schema a statement may name.
     pub(super) schema: &'guard str,
+    /// Tables that are not its own and that it may read.
+    pub(super) grants: &'guard [Grant],
     /// What all its names are used for at least.
     pub(super) names: Use,
+    /// Whether it locks what it reads.
+    pub(super) locks: bool,
+    /// Whether it reads what is not the projection's own.
+    pub(super) granted: Cell<bool>,
 }
 
 impl Judge<'_> {
     /// Whether a table of this name may be named for this use.
-    pub(super) fn name(&self, name: &ObjectName, _used: Use) -> Verdict {
+    pub(super) fn name(&self, name: &ObjectName, used: Use) -> Verdict {
         let mut parts = Vec::new();
         for part in &name.0 {
             let Some(ident) = part.as_ident() else { return refuse(format!("`{name}` is no table")) };
@@ -73,6 +81,13 @@ impl Judge<'_> {
         match &parts[..] {
             [_] => FINE,
             [schema, _] if *schema == self.schema => FINE,
+            [schema, table] if self.grants.iter().any(|grant| grant.schema == *schema && grant.table == *table) => {
+                self.granted.set(true);
+                refuse_if(
+                    used == Use::Own,
+                    &format!("`{name}` may be read and no more: it was granted, and is not the projection's own"),
+                )
+            }
             // No event is to blame for that: the code is that of a missing schema, and not of a refusal.
             [schema, _] if rebuild::projection_of(self.schema) == Some(schema) => {
                 ControlFlow::Break(SqlError::permanent(
@@ -85,6 +100,15 @@ impl Judge<'_> {
             }
             _ => refuse(format!("`{name}` is outside of the projection's own schema")),
         }
+    }
+
+    /// What is to be said when all of it has been seen.
+    pub(super) fn whole(&self, statement: &Statement) -> Verdict {
+        refuse_if(
+            self.locks && self.granted.get(),
+            "rows of a table that was granted are read, and not locked: leave FOR UPDATE out",
+        )?;
+        self.definition(statement)
     }
 
     /// Whether a function of this name may be called with so many arguments.
@@ -258,6 +282,7 @@ impl Visitor for Judge<'_> {
             || query.format_clause.is_some()
             || !query.pipe_operators.is_empty();
         refuse_if(odd, "a projection may not write this kind of query")?;
+        self.locks |= !query.locks.is_empty();
         refuse_if(query.locks.iter().any(|lock| lock.of.is_some()), "write FOR UPDATE without OF")?;
         set_expression(&query.body)
     }

@@ -120,6 +120,11 @@ impl Role {
         .await
     }
 
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.0
+    }
+
     /// Its name as an SQL identifier.
     pub(super) fn quoted(&self) -> String {
         quote_identifier(&self.0)

@@ -4,8 +4,10 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
 use super::super::dead_letter::DeadLetter;
+use super::super::grants::{Grant, Others};
 use super::super::guard::{Judged, Kind};
 use super::super::multi_row;
+use super::super::rebuild::projection_of;
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
@@ -13,7 +15,7 @@ use super::role::{self, Role};
 use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
 use super::turns::Turn;
-use super::{quote_identifier, sql_error};
+use super::{grants, quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
 
@@ -257,6 +259,13 @@ impl Store for PostgresStore {
         self.limits = limits;
         let timeout = format!("SET statement_timeout = {}", limits.time.as_millis());
         self.session.run(async |connection| sqlx::raw_sql(AssertSqlSafe(timeout)).execute(connection).await).map(drop)
+    }
+
+    fn grant_read(&mut self, wanted: &[Grant], others: Others) -> Result<(), SqlError> {
+        // A rebuild has the role of the live one, whose workers may have been told more.
+        let others = if projection_of(&self.slot.projection).is_some() { Others::Kept } else { others };
+        let (role, schema) = (&self.role, &self.slot.projection);
+        self.session.try_run(async |connection| grants::settle(connection, role, schema, wanted, others).await)
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {

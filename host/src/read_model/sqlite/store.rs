@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::super::checkpoint::{Advance, Epoch, Slot};
 use super::super::checkpoint::{Found, Mine};
 use super::super::dead_letter::DeadLetter;
+use super::super::grants::{Grant, Others};
 use super::super::guard::{Judged, Kind};
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
@@ -221,6 +222,16 @@ impl Store for SqliteStore {
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
         Ok(())
+    }
+
+    fn grant_read(&mut self, wanted: &[Grant], _: Others) -> Result<(), SqlError> {
+        match wanted.first() {
+            None => Ok(()),
+            Some(grant) => Err(SqlError::permanent(
+                sqlstate::NOT_ALLOWED,
+                format!("{grant} cannot be granted: a projection in SQLite has a file of its own, and reads no other"),
+            )),
+        }
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {
