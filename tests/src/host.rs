@@ -55,6 +55,12 @@ impl Host {
         self.stderr.text()
     }
 
+    /// What it has printed so far.
+    #[must_use]
+    pub fn printed(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Waits until it has logged this text.
     ///
     /// # Panics

@@ -7,6 +7,7 @@
 pub mod append;
 pub mod completions;
 pub mod demo;
+pub mod dev;
 pub mod dlq;
 pub mod exit;
 pub mod export;
@@ -17,6 +18,7 @@ pub mod loading;
 pub mod migrate;
 pub mod plugin;
 pub mod rebuild;
+pub mod replica_set;
 pub mod run;
 pub mod status;
 pub mod trust;
@@ -68,7 +70,7 @@ pub struct Global {
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level, or a filter such as `info,projectionist_host=debug` [default: info for `run` and
-    /// `migrate`, warn for the others]
+    /// `migrate`, warn and what the projection says for `dev`, warn for the others]
     #[arg(long, global = true, env = "LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -86,6 +88,8 @@ pub enum Command {
     Export(export::Export),
     /// Run projections
     Run(run::Run),
+    /// For whoever writes a projection: build the crate on each change, run it, and show what it made of the events
+    Dev(dev::Dev),
     /// Build a read model afresh beside the one in use, then swap the two
     Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
@@ -144,7 +148,12 @@ impl Context {
 
 /// Starts logging. What a command prints is its result; only those that go on working tell of it.
 fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageError> {
-    let usual = if matches!(command, Command::Run(_) | Command::Migrate(_)) { "info,sqlx=warn" } else { "warn" };
+    let usual = match command {
+        Command::Run(_) | Command::Migrate(_) => "info,sqlx=warn",
+        // What the projection says is what its author wants to see. Events that are not applied are printed.
+        Command::Dev(_) => "warn,plugin=debug,projectionist_host::processor=off",
+        _ => "warn",
+    };
     let filter = global.log.as_deref().unwrap_or(usual);
     crate::telemetry::start(global.log_format, filter).map_err(|error| {
         exit::UsageError::new(format!("--log {filter}: {error}"), "say a level such as info, or target=level,…")
@@ -169,6 +178,7 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Import(import) => import.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Run(run) => run.run(&context),
+        Command::Dev(dev) => dev.run(&context),
         Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Dlq(dlq) => dlq.run(&context),

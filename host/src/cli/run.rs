@@ -8,12 +8,15 @@ use clap::Args;
 use super::Context;
 use super::exit::{Ended, UsageError};
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
+use super::replica_set::{ReplicaOptions, Shared};
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
+use crate::processor::replica::Replica;
+use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
-use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
+use crate::processor::{OnError, Options, Outcome, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
 use crate::read_model::heartbeat::Heartbeat;
 use crate::source::{self, Feed};
@@ -25,9 +28,11 @@ use crate::source::{self, Feed};
     host run --plugin user_count.wasm --plugin delays=carrier_delays.wasm --workers 4\n  \
     host run --plugin carrier_delays.wasm --partition-key 0 --total-partitions 4\n  \
     host run --plugin carrier_delays.wasm --once --database-url postgres://localhost/shop\n  \
-    host run --plugin bought.wasm --require-signature --trusted-keys keys.txt\n\n\
+    host run --plugin bought.wasm --require-signature --trusted-keys keys.txt\n  \
+    host run --plugin user_count.wasm --replica-set main\n\n\
     Each partition is claimed: a second process for the same partition stands by, and takes over when the first one\n\
-    ends, however it ends. SIGTERM and Ctrl-C finish the batch and release the partitions.")]
+    ends, however it ends. With --replica-set the processes find out by themselves who works on what. SIGTERM and Ctrl-C\n\
+    finish the batch and release the partitions.")]
 pub struct Run {
     /// A projection: a component or a core module; NAME runs it under another name than its own, and a digest behind it
     /// pins it to exactly that file
@@ -36,6 +41,9 @@ pub struct Run {
     /// Which partitions.
     #[command(flatten)]
     partitions: Partitions,
+    /// Or with whom they are shared.
+    #[command(flatten)]
+    replicas: ReplicaOptions,
     /// Stop when everything that was there at the start has been applied
     #[arg(long)]
     once: bool,
@@ -171,9 +179,17 @@ impl Run {
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
         refuse_strangers(&loader, &context.read_model, &names)?;
         let options = self.loop_options.options(until);
-        let started = start(context, &slots, &partitions, options, &stop)?;
-        let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-        let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
+        let shared = self.replicas.shared(&names)?;
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        let outcomes = if shared.is_empty() {
+            let started = start(context, &slots, &partitions, options, &stop)?;
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            started.supervisor.wait(patience)
+        } else {
+            let ground = Ground::new(context)?;
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            share(&ground, &slots, shared, options, &stop, patience)?
+        };
         Ended::result(Ended::of(outcomes))
     }
 }
@@ -191,6 +207,34 @@ fn refuse_doubles(slots: &[Arc<PluginSlot>]) -> anyhow::Result<()> {
     }
 }
 
+/// What workers stand on.
+struct Ground {
+    /// Where events come from.
+    feed: Feed,
+    /// Where writes go.
+    read_model: ReadModel,
+    /// What this process calls itself in its claims.
+    owner: String,
+    /// Says that this process lives.
+    heartbeat: Heartbeat,
+}
+
+impl Ground {
+    /// Opens the databases.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    fn new(context: &Context) -> anyhow::Result<Self> {
+        let runtime = context.runtime.handle();
+        let feed = Feed::new(source::open(&context.events, runtime)?, runtime.clone());
+        let read_model = ReadModel::new(&context.read_model, runtime);
+        read_model.check()?;
+        let owner = owner();
+        let heartbeat = read_model.beat(&owner)?;
+        Ok(Self { feed, read_model, owner, heartbeat })
+    }
+}
+
 /// Starts the workers of some projections.
 ///
 /// # Errors
@@ -202,12 +246,7 @@ pub fn start(
     options: Options,
     stop: &Stop,
 ) -> anyhow::Result<Started> {
-    let runtime = context.runtime.handle();
-    let feed = Feed::new(source::open(&context.events, runtime)?, runtime.clone());
-    let read_model = ReadModel::new(&context.read_model, runtime);
-    read_model.check()?;
-    let owner = owner();
-    let heartbeat = read_model.beat(&owner)?;
+    let Ground { feed, read_model, owner, heartbeat } = Ground::new(context)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let (mut all, mut workers) = (Vec::new(), Vec::new());
     for slot in slots {
@@ -221,6 +260,7 @@ pub fn start(
                 read_model: read_model.clone(),
                 owner: owner.clone(),
                 options,
+                frozen: Frozen::default(),
                 stop: stop.clone(),
                 progress,
             });
@@ -228,6 +268,40 @@ pub fn start(
     }
     supervisor.start(workers)?;
     Ok(Started { supervisor, progress: all, heartbeat })
+}
+
+/// Takes part in replica sets until the process is told to stop, or cannot go on in one of them: then it leaves them all,
+/// and whoever watches over it starts it again.
+fn share(
+    ground: &Ground,
+    slots: &[Arc<PluginSlot>],
+    shared: Vec<Shared>,
+    options: Options,
+    stop: &Stop,
+    patience: Duration,
+) -> anyhow::Result<Vec<Outcome>> {
+    let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
+        let of_set = |slot: &&Arc<PluginSlot>| projections.contains(&slot.get().descriptor.name);
+        let replica = Replica {
+            set: set.clone(),
+            slots: number,
+            plugins: slots.iter().filter(of_set).map(Arc::clone).collect(),
+            feed: ground.feed.clone(),
+            read_model: ground.read_model.clone(),
+            owner: ground.owner.clone(),
+            options,
+            stop: stop.clone(),
+        };
+        let stop = stop.clone();
+        std::thread::Builder::new().name(format!("replica set {set}")).spawn(move || {
+            let outcomes = replica.run(patience);
+            stop.request();
+            outcomes
+        })
+    });
+    let parts: Vec<_> = parts.collect::<std::io::Result<_>>()?;
+    let panicked = |_| vec![Outcome::Failed("a replica set panicked: this is a bug of the host".to_owned())];
+    Ok(parts.into_iter().flat_map(|part| part.join().unwrap_or_else(panicked)).collect())
 }
 
 /// What this process calls itself in its claims: host name and process id.

@@ -1,5 +1,6 @@
 //! `host status`: how far every partition is, who works on it, and what holds the horizon back.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use clap::Args;
@@ -12,6 +13,8 @@ use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::{Checkpoint, Epoch};
 use crate::read_model::overview::Overview;
 use crate::read_model::rebuild;
+use crate::read_model::replica_set::roster::Member;
+use crate::read_model::replica_set::{self, Generation, Life, Look};
 use crate::source::{Blocker, Source};
 
 /// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
@@ -37,6 +40,34 @@ pub struct Report {
     pub horizon: HorizonReport,
     /// The projections, by name.
     pub projections: Vec<ProjectionReport>,
+    /// The replica sets, by name.
+    pub replica_sets: Vec<ReplicaSetReport>,
+}
+
+/// A replica set.
+#[derive(Debug, Serialize)]
+pub struct ReplicaSetReport {
+    /// Its name.
+    pub name: String,
+    /// How many slots each of its projections has.
+    pub slots: u32,
+    /// How often its roster has changed.
+    pub generation: u64,
+    /// The last change, and why.
+    pub last_change: Option<Generation>,
+    /// Who works, in the order in which they came.
+    pub members: Vec<MemberReport>,
+}
+
+/// A member of a replica set.
+#[derive(Debug, Serialize)]
+pub struct MemberReport {
+    /// Its name: its owner's name as in claims, and a number.
+    pub name: String,
+    /// Whether its process and its connection are there.
+    pub running: bool,
+    /// Its slots, of each projection.
+    pub slots: BTreeMap<String, Vec<u32>>,
 }
 
 /// The horizon.
@@ -147,7 +178,8 @@ impl Status {
 /// When a database cannot be read.
 pub fn report(context: &Context) -> anyhow::Result<Report> {
     let source = context.existing_events()?;
-    let overviews = ReadModel::new(&context.read_model, context.runtime.handle()).overview()?;
+    let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
+    let (overviews, replica_sets) = (read_model.overview()?, read_model.replica_sets()?);
     let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
     let horizon = horizon(&*source, checkpoints.max().unwrap_or_default())?;
     let is_rebuild = |overview: &Overview| rebuild::projection_of(&overview.projection).is_some();
@@ -157,7 +189,23 @@ pub fn report(context: &Context) -> anyhow::Result<Report> {
         let begun = rebuilds.iter().find(|rebuild| rebuild.projection == name);
         projection(&*source, overview, begun, horizon.last_position)
     });
-    Ok(Report { projections: projections.collect::<anyhow::Result<_>>()?, horizon })
+    let replica_sets = replica_sets.into_iter().map(replica_set).collect();
+    Ok(Report { projections: projections.collect::<anyhow::Result<_>>()?, horizon, replica_sets })
+}
+
+/// One replica set.
+fn replica_set(overview: replica_set::Overview) -> ReplicaSetReport {
+    let replica_set::Overview { name, look: Look { generation, roster, lives }, last } = overview;
+    let member = |member: &Member| {
+        let mut slots: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for (projection, slot) in roster.slots_of(&member.name) {
+            slots.entry(projection.to_owned()).or_default().push(slot);
+        }
+        let running = !matches!(lives.get(&member.name), Some(Life::Ended) | None);
+        MemberReport { name: member.name.clone(), running, slots }
+    };
+    let members = roster.members.iter().map(member).collect();
+    ReplicaSetReport { name, slots: roster.slots, generation, last_change: last, members }
 }
 
 /// The horizon, and who blocks it. Whatever a worker has committed is below it.
@@ -306,6 +354,21 @@ pub fn for_people(report: &Report) -> String {
             text.push_str(&format!("rebuild of {name}: position {position} ({percent} %), {owner}, plugin {digest}\n"));
         }
     }
+    for ReplicaSetReport { name, slots, generation, last_change, members } in &report.replica_sets {
+        text.push_str(&format!(
+            "replica set {name}: {} members, {slots} slots, generation {generation}",
+            members.len()
+        ));
+        if let Some(Generation { reason, written_at, .. }) = last_change {
+            text.push_str(&format!(" ({reason}, {written_at})"));
+        }
+        text.push('\n');
+        for MemberReport { name, running, slots } in members {
+            let slots: Vec<String> = slots.iter().map(|(name, slots)| format!("{} of {name}", slots.len())).collect();
+            let (slots, gone) = (slots.join(", "), if *running { "" } else { ", ended" });
+            text.push_str(&format!("  {name}: {}{gone}\n", if slots.is_empty() { "nothing" } else { &*slots }));
+        }
+    }
     let horizon = &report.horizon;
     if horizon.position >= horizon.last_position {
         text.push_str(&format!("horizon {}, the last event\n", horizon.position));
@@ -374,7 +437,7 @@ mod tests {
         };
         let horizon =
             HorizonReport { position: Position::new(4), last_position: Position::new(9), blockers: vec![blocker] };
-        let text = for_people(&Report { horizon, projections: vec![] });
+        let text = for_people(&Report { horizon, projections: vec![], replica_sets: vec![] });
         assert!(text.contains("horizon 4 of 9"), "{text}");
         assert!(text.contains("pid 7 (billing), open for 1.0 min: INSERT INTO events"), "{text}");
     }

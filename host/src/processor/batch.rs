@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::failure::ApplyError;
 use super::reader::Batch;
+use super::trial::Trial;
 use crate::event::{Event, Position};
 use crate::plugin::{CallError, Instance, Plugin};
 use crate::read_model::checkpoint::Advance;
@@ -25,13 +26,15 @@ pub struct Applier {
     pub parked: Parked,
     /// Where the checkpoint stands.
     pub position: Position,
+    /// Whether the projection has yet to prove itself.
+    pub(super) trial: Trial,
 }
 
 impl Applier {
     /// Works from `position` on.
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position) -> Self {
-        Self { plugin, work: Arc::new(Mutex::new(work)), instance: None, parked, position }
+        Self { plugin, work: Arc::new(Mutex::new(work)), instance: None, parked, position, trial: Trial::default() }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
@@ -65,6 +68,14 @@ impl Applier {
         self.instance = None;
     }
 
+    /// There is nothing to do: an instance that has grown need not keep its memory until there is.
+    pub fn rest(&mut self) {
+        if self.instance.as_ref().is_some_and(Instance::has_grown) {
+            tracing::debug!("nothing to do: the memory that the projection had taken is given back");
+            self.forget();
+        }
+    }
+
     /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
     pub fn call(&mut self, call: impl FnOnce(&mut Instance) -> Result<(), CallError>) -> Result<(), ApplyError> {
         let called = self.instance().and_then(call);
@@ -89,7 +100,7 @@ impl Applier {
 
     /// Applies a batch up to and with the commit.
     fn run(&mut self, batch: &Batch) -> Result<u64, ApplyError> {
-        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.begin(Sending::Buffered)?;
         let mut applied = 0;
         for event in &batch.events {
             if self.parked.holds(event) {
@@ -117,12 +128,7 @@ impl Applier {
     /// What moves the checkpoint.
     #[must_use]
     pub fn advance(&self, to: Position, applied: u64) -> Advance {
-        Advance {
-            to,
-            applied,
-            plugin_version: self.plugin.descriptor.version,
-            plugin_digest: Arc::clone(&self.plugin.digest),
-        }
+        advance(&self.plugin, to, applied)
     }
 
     /// Moves the checkpoint and commits.
@@ -130,6 +136,11 @@ impl Applier {
         let advance = self.advance(to, applied);
         self.work().commit(&advance)?;
         self.position = to;
+        self.trial.committed(applied);
+        if self.instance.as_mut().is_some_and(Instance::has_had_enough) {
+            tracing::debug!("the memory that the projection had taken is given back");
+            self.forget();
+        }
         Ok(())
     }
 
@@ -138,7 +149,15 @@ impl Applier {
     /// # Errors
     /// When the worker is fenced or the database fails.
     pub fn pass(&mut self, to: Position) -> Result<(), ApplyError> {
+        let by = Arc::clone(self.trial.on_record().unwrap_or(&self.plugin));
         self.work().begin(Phase::Rows, Sending::Buffered)?;
-        self.commit(to, 0)
+        self.work().commit(&advance(&by, to, 0))?;
+        self.position = to;
+        Ok(())
     }
+}
+
+/// What moves a checkpoint on behalf of a plugin.
+fn advance(by: &Plugin, to: Position, applied: u64) -> Advance {
+    Advance { to, applied, plugin_version: by.descriptor.version, plugin_digest: Arc::clone(&by.digest) }
 }

@@ -12,7 +12,6 @@ use crate::event::{Event, Position};
 use crate::plugin::Instance;
 use crate::processor::backoff::Backoff;
 use crate::read_model::dead_letter::{Aggregate, DeadLetter, Reason};
-use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::Sending;
 
 /// How many characters of an error a dead letter keeps.
@@ -113,7 +112,10 @@ impl Applier {
     /// Applies events until one fails, and commits those before it. Gives how many were applied.
     fn run_carefully(&mut self, events: &[Taken], to: Position) -> Result<u64, (u64, Culprit)> {
         let whole = |error: ApplyError| (0, Culprit { at: None, error });
-        self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| whole(error.into()))?;
+        if let Err(error) = self.begin(Sending::AtOnce) {
+            self.roll_back();
+            return Err(whole(error));
+        }
         let mut applied = 0;
         for (at, event) in events.iter().enumerate() {
             if self.parked.holds(event) {
@@ -211,7 +213,7 @@ impl Applier {
 
     /// Writes a dead letter and moves the checkpoint over its event, in one transaction.
     fn bury_and_pass(&mut self, letter: &DeadLetter<'_>, to: Position) -> Result<(), ApplyError> {
-        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.begin(Sending::Buffered)?;
         self.work().bury(letter, &self.plugin.digest)?;
         self.commit(to, 0)
     }

@@ -7,15 +7,27 @@
 //! that a test sees which did, and that the host goes on. What happens before there is any event is chosen with settings:
 //!
 //! - `--set migrate=STATEMENT` runs it in `migrate`; `--set migrate_how=query` asks for its rows.
+//! - `--set spin=describe` or `migrate` spins there.
+//!
+//! What no compiler of Rust would make, `malformed.wat` does: answers and arguments that are no such thing, handles that
+//! are not its own, parts of a module that hardly any program has.
 
 use projectionist_sdk::prelude::*;
 use serde::Deserialize;
 
+mod allocate;
+mod flood;
+mod recurse;
+mod remember;
+mod spin;
 mod sql;
 
 /// Does what an event says, and keeps `survivors`.
 #[derive(Default)]
-struct Evil;
+struct Evil {
+    /// Whether the next `flush` spins.
+    spins_in_flush: bool,
+}
 
 /// The payload of an event.
 #[derive(Deserialize)]
@@ -25,6 +37,16 @@ enum Attack {
     None,
     /// A statement.
     Sql(sql::Attack),
+    /// Time.
+    Spin(spin::Attack),
+    /// Memory.
+    Allocate(allocate::Attack),
+    /// Stack.
+    Recurse(recurse::Attack),
+    /// Too much of something.
+    Flood(flood::Attack),
+    /// State that outlives a rollback.
+    Remember(remember::Attack),
 }
 
 impl Projection for Evil {
@@ -32,8 +54,14 @@ impl Projection for Evil {
         "evil"
     }
 
+    fn configure(&mut self) -> Result<(), Failure> {
+        spin::spin_in("describe");
+        Ok(())
+    }
+
     fn migrate(&mut self, tx: &Transaction, _from_version: u32) -> Result<(), Failure> {
         tx.execute("CREATE TABLE survivors (position BIGINT PRIMARY KEY, note TEXT NOT NULL)", params![])?;
+        spin::spin_in("migrate");
         sql::migrate(tx)
     }
 
@@ -41,8 +69,23 @@ impl Projection for Evil {
         let note = match event.payload()? {
             Attack::None => "harmless".to_owned(),
             Attack::Sql(attack) => attack.run(tx)?,
+            Attack::Spin(attack) => {
+                self.spins_in_flush = attack.run(tx);
+                "will spin in flush".to_owned()
+            }
+            Attack::Allocate(attack) => attack.run(),
+            Attack::Recurse(attack) => attack.run(),
+            Attack::Flood(attack) => attack.run(tx),
+            Attack::Remember(attack) => attack.run(tx)?,
         };
         tx.execute("INSERT INTO survivors VALUES ($1, $2)", params![event.position(), note])?;
+        Ok(())
+    }
+
+    fn flush(&mut self, _tx: &Transaction) -> Result<(), Failure> {
+        if self.spins_in_flush {
+            spin::spin();
+        }
         Ok(())
     }
 }

@@ -5,6 +5,13 @@
 //! each database: it is refused with a message that says why, or contained; the host lives; the attacker's next events
 //! are applied; the other projection is on its way.
 
+mod allocate;
+mod flood;
+mod malformed;
+mod recurse;
+mod remember;
+mod spin;
+
 use projectionist_tests::{Event, Output, Setup, event, on_both_databases, plugin};
 use serde_json::{Value, json};
 
@@ -24,11 +31,16 @@ pub(crate) fn harmless(aggregate: &str) -> Event {
 /// Runs it beside a `counter` until both have caught up.
 #[track_caller]
 pub(crate) fn catch_up(setup: &Setup, options: &[&str]) -> Output {
-    let (evil, counter) = (plugin("evil"), plugin("counter"));
-    setup.run([&["run", "--once", "--plugin", &evil, "--plugin", &counter][..], options].concat())
+    run(setup, &plugin("evil"), options)
 }
 
-/// What has come through: aggregate independent notes, by position.
+/// As [`catch_up`], with another build of the evil one.
+#[track_caller]
+pub(crate) fn run(setup: &Setup, evil: &str, options: &[&str]) -> Output {
+    setup.run([&["run", "--once", "--plugin", evil, "--plugin", &plugin("counter")][..], options].concat())
+}
+
+/// What those that came through have noted, by position.
 pub(crate) fn survivors(setup: &Setup) -> Vec<String> {
     setup.rows("evil", "SELECT note FROM survivors ORDER BY position").into_iter().flatten().collect()
 }
@@ -37,12 +49,18 @@ pub(crate) fn survivors(setup: &Setup) -> Vec<String> {
 /// what stands beside it, nothing else of the batch is lost, and the other projection has counted all of it.
 #[track_caller]
 pub(crate) fn contained(setup: &Setup, attacks: &[(Value, &str)], options: &[&str]) -> Output {
+    contained_from(setup, &plugin("evil"), attacks, options)
+}
+
+/// As [`contained`], with another build of the evil one.
+#[track_caller]
+pub(crate) fn contained_from(setup: &Setup, evil: &str, attacks: &[(Value, &str)], options: &[&str]) -> Output {
     let mut events = vec![harmless("good")];
     for (number, (payload, _)) in attacks.iter().enumerate() {
         events.extend([attack(&format!("bad-{number}"), payload.clone()), harmless("good")]);
     }
     setup.insert(&events);
-    let output = catch_up(setup, options);
+    let output = run(setup, evil, options);
     output.success();
     let letters = setup.dead_letters("evil");
     for (number, (payload, error)) in attacks.iter().enumerate() {
