@@ -8,7 +8,7 @@ DATABASE := both
 ROUNDS := 5
 CASES :=
 
-.PHONY: help demo build plugins test check chaos bench check-cargo-component clean
+.PHONY: help demo build plugins test check chaos bench check-cargo-component check-deploy clean
 
 # Where cargo builds; a folder outside the clone may be reused.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -54,6 +54,9 @@ bench: plugins ## Measure the host against loops written by hand: make bench [RO
 	cargo build --release --locked -p projectionist-host --bin host
 	cargo build --release --locked -p projectionist-bench
 	@$(TARGET)/release/bench rounds=$(ROUNDS) chart=$(if $(CASES),,docs/bench.svg) $(CASES)
+
+check-deploy: ## Read everything in deploy/ with the tools made for it
+	@scripts/check-deploy
 
 check-cargo-component: ## Build the sample projections with cargo component, too
 	@scripts/check-cargo-component

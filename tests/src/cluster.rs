@@ -178,7 +178,7 @@ fn as_user(programs: &Path, folder: &Path, user: Option<User>, program: impl AsR
 }
 
 /// The folder of Postgres' programs.
-fn programs() -> Option<PathBuf> {
+pub fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let configured = Command::new("pg_config").arg("--bindir").output().ok();
     let configured = configured.and_then(|output| String::from_utf8(output.stdout).ok());

@@ -5,6 +5,7 @@
 #![expect(unused_crate_dependencies, reason = "they are the harness's")]
 
 mod append;
+mod backup;
 mod careful_path;
 mod chaos;
 mod claims;
