@@ -12,6 +12,7 @@ use clap::Args;
 use crate::plugin::descriptor::check_name;
 use crate::plugin::filter::{Addressed, Filters};
 use crate::plugin::redaction::FieldPath;
+use crate::read_model::grants::Grant;
 
 /// What projections may see.
 #[derive(Clone, Debug, Args)]
@@ -36,6 +37,16 @@ pub struct FilterOptions {
         value_parser = addressed::<FieldPath>
     )]
     redacted_fields: Vec<Addressed<FieldPath>>,
+    /// Let projections read this table besides their own (Postgres); NAME=SCHEMA.TABLE is for one projection; may be said
+    /// again. What a run does not name any more is taken away
+    #[arg(
+        long = "grant-read",
+        env = "GRANT_READ",
+        value_name = "[NAME=]SCHEMA.TABLE",
+        value_delimiter = ',',
+        value_parser = addressed::<Grant>
+    )]
+    grants: Vec<Addressed<Grant>>,
 }
 
 impl FilterOptions {
@@ -45,6 +56,7 @@ impl FilterOptions {
         Filters {
             only_aggregate_types: self.only_aggregate_types.clone(),
             redacted_fields: self.redacted_fields.clone(),
+            grants: self.grants.clone(),
         }
     }
 }

@@ -11,6 +11,7 @@ use super::exit::UsageError;
 use super::filters::FilterOptions;
 use super::limits::LimitOptions;
 use super::trust::TrustOptions;
+use crate::database::DatabaseUrl;
 use crate::plugin::digest::Digest;
 use crate::plugin::imports::Settings;
 use crate::plugin::load::{Loader, Terms};
@@ -137,11 +138,18 @@ pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> a
     Ok(loaded.with_settings(own))
 }
 
-/// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything.
+/// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything. And
+/// nothing can be granted where each projection has a file of its own.
 ///
 /// # Errors
-/// When there is one.
-pub fn refuse_strangers(loader: &Loader, projections: &[String]) -> Result<(), UsageError> {
+/// When there is such a filter or grant.
+pub fn refuse_strangers(loader: &Loader, read_model: &DatabaseUrl, projections: &[String]) -> Result<(), UsageError> {
+    if let (DatabaseUrl::Sqlite(_), Some(grant)) = (read_model, loader.terms().filters.grants.first()) {
+        let message =
+            format!("--grant-read {}: a projection in SQLite has a file of its own, and reads no other", grant.value);
+        let hint = "keep the read models in Postgres (READ_MODEL_URL), or have one projection fold both";
+        return Err(UsageError::new(message, hint));
+    }
     let names: Vec<&str> = projections.iter().map(String::as_str).collect();
     match loader.terms().filters.stranger(&names) {
         None => Ok(()),

@@ -114,7 +114,7 @@ impl RebuildCommand {
         run::stop_on_signals(context, &stop);
         let loader = self.loading.loader()?;
         let plugin = load(&loader, &self.plugin, &self.settings)?;
-        refuse_strangers(&loader, std::slice::from_ref(&plugin.descriptor.name))?;
+        refuse_strangers(&loader, &context.read_model, std::slice::from_ref(&plugin.descriptor.name))?;
         let source = context.existing_events()?;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;

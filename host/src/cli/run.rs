@@ -177,7 +177,7 @@ impl Run {
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
-        refuse_strangers(&loader, &names)?;
+        refuse_strangers(&loader, &context.read_model, &names)?;
         let options = self.loop_options.options(until);
         let shared = self.replicas.shared(&names)?;
         let patience = Duration::from_secs(self.shutdown_timeout);

@@ -90,6 +90,8 @@ pub struct ProjectionReport {
     pub dead_letters: u64,
     /// Aggregates that wait for `dlq retry`.
     pub parked_aggregates: u64,
+    /// Tables that are not its own and that it may read, as `schema.table`.
+    pub grants: Vec<String>,
     /// Its partitions, by key.
     pub partitions: Vec<PartitionReport>,
     /// The rebuild that was begun and is not swapped in yet; null when there is none.
@@ -234,6 +236,7 @@ fn projection(
         name: overview.projection,
         dead_letters: overview.dead_letters,
         parked_aggregates: overview.parked_aggregates,
+        grants: overview.grants.iter().map(ToString::to_string).collect(),
         partitions: partitions.collect::<anyhow::Result<_>>()?,
         rebuild: begun.and_then(|begun| rebuild_report(begun, last)),
     })
@@ -338,6 +341,9 @@ pub fn for_people(report: &Report) -> String {
         text.push_str(&table.to_string());
         text.push('\n');
         text.push_str(&rescales(report));
+    }
+    for ProjectionReport { name, grants, .. } in report.projections.iter().filter(|one| !one.grants.is_empty()) {
+        text.push_str(&format!("{name} may also read {}\n", grants.join(", ")));
     }
     for projection in &report.projections {
         if let Some(rebuild) = &projection.rebuild {

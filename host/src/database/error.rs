@@ -99,6 +99,9 @@ pub enum DatabaseError {
         /// What about it.
         reason: String,
     },
+    /// The host's login may not see to the role that a projection's SQL runs as.
+    #[error(transparent)]
+    RoleRefused(Box<RoleRefused>),
     /// Somebody had the events table locked for as long as it was tried.
     #[error("the events table of {database} is in use: {by}")]
     EventsInUse {
@@ -129,6 +132,27 @@ pub enum DatabaseError {
     },
 }
 
+/// What a login may not do about the role of a projection, and who else can.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{database}: the SQL of {projection} is to run as the role {role}, and {login} may not see to that: {message}. An \
+     administrator can run, in this database:{statements}"
+)]
+pub struct RoleRefused {
+    /// Which database.
+    pub database: String,
+    /// Which projection.
+    pub projection: String,
+    /// Its role.
+    pub role: String,
+    /// The host's login.
+    pub login: String,
+    /// What the server said.
+    pub message: String,
+    /// What an administrator can run, a line each.
+    pub statements: String,
+}
+
 impl DatabaseError {
     /// What to do next, where there is something to say that the message does not.
     #[must_use]
@@ -148,6 +172,10 @@ impl DatabaseError {
             Self::EventsInUse { .. } => {
                 Some("nothing was changed, and writers were not kept waiting; run it again when that has ended")
             }
+            Self::RoleRefused(_) => Some(
+                "run these statements once, as an administrator; or give the host's login CREATEROLE, and the ownership of \
+                 what it made before, and it does that itself for each projection",
+            ),
             Self::File { .. } => Some("check that the folder exists and that this user may write there"),
             Self::UnsafeEvents { .. } | Self::Postgres { .. } | Self::Sqlite { .. } => None,
         }
@@ -163,6 +191,7 @@ impl DatabaseError {
             | Self::Unmigrated { .. }
             | Self::Outdated { .. }
             | Self::Newer { .. }
+            | Self::RoleRefused(_)
             | Self::UnsafeEvents { .. } => true,
             Self::Unreachable { .. }
             | Self::Migration { .. }

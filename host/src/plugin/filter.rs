@@ -1,5 +1,5 @@
-//! What the operator lets projections see, whatever they describe themselves: aggregates of some types only, and
-//! payloads without some fields.
+//! What the operator lets projections see, whatever they describe themselves: aggregates of some types only, payloads
+//! without some fields, and tables that are not their own.
 //!
 //! Types narrow the projection's own description when it is loaded, so that every reader of it (workers, replays of
 //! dead letters, rebuilds) goes by the same filter. Fields are taken out by a [`Redaction`] on the one way that an event has into a guest, [`super::Instance::handle`].
@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::descriptor::{Descriptor, Printable};
 use super::redaction::{FieldPath, Redaction};
+use crate::read_model::grants::Grant;
 
 /// Something that is set for all projections, or for one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,6 +33,8 @@ pub struct Filters {
     pub only_aggregate_types: Vec<Addressed<String>>,
     /// Payloads without these fields.
     pub redacted_fields: Vec<Addressed<FieldPath>>,
+    /// Tables that are not the projection's own.
+    pub grants: Vec<Addressed<Grant>>,
 }
 
 /// A filter that leaves a projection nothing to see.
@@ -80,11 +83,18 @@ impl Filters {
         Redaction::of(fields.collect()).map(Arc::new)
     }
 
+    /// What a projection may read besides its own tables.
+    #[must_use]
+    pub fn grants_of(&self, projection: &str) -> Vec<Grant> {
+        self.grants.iter().filter_map(|grant| grant.of(projection).cloned()).collect()
+    }
+
     /// A name that a filter is for, and that none of these projections has.
     #[must_use]
     pub fn stranger(&self, projections: &[&str]) -> Option<&str> {
         let named = self.only_aggregate_types.iter().filter_map(|only| only.projection.as_deref());
-        let mut named = named.chain(self.redacted_fields.iter().filter_map(|field| field.projection.as_deref()));
+        let named = named.chain(self.redacted_fields.iter().filter_map(|field| field.projection.as_deref()));
+        let mut named = named.chain(self.grants.iter().filter_map(|grant| grant.projection.as_deref()));
         named.find(|name| !projections.contains(name))
     }
 }

@@ -17,6 +17,7 @@ use super::limits::{Limits, LogRate};
 use super::redaction::Redaction;
 use super::trust::{Standing, Trust, Untrusted};
 use super::world::{self, NotAProjection};
+use crate::read_model::grants::Grant;
 
 /// What a core module starts with.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -53,6 +54,8 @@ pub struct Plugin {
     pub(super) limits: Limits,
     /// What it may not see of payloads.
     pub(super) redaction: Option<Arc<Redaction>>,
+    /// What it may read besides its own tables.
+    pub(super) grants: Vec<Grant>,
     /// How much it may log, all its instances together.
     pub(super) log: Arc<Mutex<LogRate>>,
 }
@@ -83,6 +86,12 @@ impl Plugin {
     #[must_use]
     pub fn redaction(&self) -> Option<&Redaction> {
         self.redaction.as_deref()
+    }
+
+    /// What it may read besides its own tables.
+    #[must_use]
+    pub fn grants(&self) -> &[Grant] {
+        &self.grants
     }
 }
 
@@ -349,6 +358,7 @@ impl Loader {
             settings: Arc::clone(settings),
             limits: self.terms.limits,
             redaction: None,
+            grants: Vec::new(),
             log: Arc::new(Mutex::new(LogRate::new(&self.terms.limits))),
         };
         Instance::check(&plugin).map_err(|unfit| match unfit {
@@ -372,6 +382,7 @@ impl Loader {
         }
         self.terms.filters.narrow(&mut plugin.descriptor)?;
         plugin.redaction = self.terms.filters.redaction_of(&plugin.descriptor.name);
+        plugin.grants = self.terms.filters.grants_of(&plugin.descriptor.name);
         Ok(plugin)
     }
 

@@ -8,17 +8,14 @@ use super::reader::Reader;
 use super::stop::Stop;
 use super::worker::{Outcome, Worker};
 use crate::event::Position;
-use crate::plugin::Plugin;
 
 /// How often a supervisor that waits looks whether it is time to end.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The stack of a thread that runs a projection. Parsing and dropping a statement recurses as deep as its expressions
-/// nest, and a hostile one nests with every other byte of its text; an overflow would end the process. So it grows with
-/// the limit of that text: 32 MiB for 64 KiB. Pages that are not touched cost nothing.
-pub(super) fn stack_for(plugin: &Plugin) -> usize {
-    plugin.limits().sql.text.saturating_mul(512).max(32 << 20)
-}
+/// nest, which the guard bounds before (half of this is enough for it in a debug build, and its tests show that); an
+/// overflow would end the process. Pages that are not touched cost nothing.
+pub(super) const STACK: usize = 32 << 20;
 
 /// How far one worker is, for whoever watches.
 #[derive(Debug, Default)]
@@ -74,7 +71,7 @@ pub(super) fn spawn(
 ) -> std::io::Result<()> {
     let plugin = worker.plugin.get();
     let name = format!("{} {}", plugin.descriptor.name, worker.partition);
-    let thread = std::thread::Builder::new().name(name).stack_size(stack_for(&plugin));
+    let thread = std::thread::Builder::new().name(name).stack_size(STACK);
     thread.spawn(move || {
         // A panic of ours ends this worker only; its transaction rolls back with its connection.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))

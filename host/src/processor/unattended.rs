@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::batch::Applier;
 use super::failure::ApplyError;
 use super::replay::{Carried, Replaying};
-use super::supervisor::stack_for;
+use super::supervisor::STACK;
 use super::worker::Trouble;
 use crate::plugin::Plugin;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
+use crate::read_model::grants::Others;
 use crate::read_model::guard::Phase;
 use crate::read_model::request::Request;
 use crate::read_model::store::ClaimError;
@@ -59,7 +60,7 @@ pub fn carry_out(
 ) -> Result<Vec<(i64, String)>, Unable> {
     // On a thread as a worker has it: the caller's own stack may be too small for what a projection sends.
     std::thread::scope(|scope| {
-        let thread = std::thread::Builder::new().stack_size(stack_for(plugin));
+        let thread = std::thread::Builder::new().stack_size(STACK);
         let thread = thread.spawn_scoped(scope, || claim_and_carry_out(read_model, slot, plugin, chosen, replaying));
         let thread = thread.map_err(|error| Unable::Trouble(format!("the system has no thread: {error}")))?;
         thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
@@ -81,7 +82,9 @@ fn claim_and_carry_out(
         Err(held @ ClaimError::Held { .. }) => return Err(Unable::Held(held)),
         Err(error) => return Err(Unable::Claim(error)),
     };
-    let work = UnitOfWork::new(claim.store, &slot.projection, plugin.limits().sql).map_err(ApplyError::from)?;
+    let limits = plugin.limits().sql;
+    let work = UnitOfWork::new(claim.store, &slot.projection, limits, plugin.grants(), Others::Kept);
+    let work = work.map_err(ApplyError::from)?;
     let mut applier = Applier::new(Arc::clone(plugin), work, claim.parked, claim.position);
     check_version(&applier, slot)?;
     let requests = applier.work().replays().requests().map_err(ApplyError::from)?;

@@ -23,6 +23,7 @@ use crate::plugin::slot::Origin;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::claim::Holder;
+use crate::read_model::grants::Others;
 use crate::read_model::guard::Phase;
 use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
@@ -198,7 +199,8 @@ impl Worker {
         self.progress.reached(claim.position);
         let plugin = self.plugin.get();
         let limits = plugin.limits().sql;
-        let work = UnitOfWork::new(claim.store, name, limits).map_err(ApplyError::from)?;
+        let work = UnitOfWork::new(claim.store, name, limits, plugin.grants(), Others::TakenAway);
+        let work = work.map_err(ApplyError::from)?;
         reader.want(plugin.descriptor.filter(), claim.position);
         reader.begin(claim.position, claim.lineage);
         let mut applier = Applier::new(plugin, work, claim.parked, claim.position);

@@ -3,7 +3,7 @@
 //! Read in this order: [`value`] is what SQL takes and gives; [`checkpoint`] is how far a partition is, and the
 //! epoch that fences it; [`claim`] who may work on it, and how it comes to the next; [`heartbeat`] a worker's sign of
 //! life; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
-//! [`guard`] judges a projection's SQL before it gets there, and [`multi_row`] says which of it can be sent in runs;
+//! [`guard`] judges a projection's SQL before it gets there, with the [`grants`] of the operator, and [`multi_row`] says which of it can be sent in runs;
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
@@ -14,6 +14,7 @@ pub mod checkpoint;
 pub mod claim;
 pub mod dead_letter;
 pub mod dead_letters;
+pub mod grants;
 pub mod guard;
 pub mod heartbeat;
 pub mod multi_row;

@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 
 use super::ReadModel;
 use super::checkpoint::{Checkpoint, Epoch, Slot, Term};
+use super::grants::Grant;
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, sqlite};
 use crate::event::Position;
@@ -26,6 +27,8 @@ pub struct Overview {
     pub parked_aggregates: u64,
     /// How many dead letters there are.
     pub dead_letters: u64,
+    /// What it may read besides its own tables.
+    pub grants: Vec<Grant>,
 }
 
 impl ReadModel {
@@ -55,9 +58,13 @@ fn gather(rows: Vec<Row>) -> Vec<Overview> {
     for Row { projection, checkpoint } in rows {
         match all.last_mut() {
             Some(last) if last.projection == projection => last.checkpoints.push(checkpoint),
-            _ => {
-                all.push(Overview { projection, checkpoints: vec![checkpoint], parked_aggregates: 0, dead_letters: 0 })
-            }
+            _ => all.push(Overview {
+                projection,
+                checkpoints: vec![checkpoint],
+                parked_aggregates: 0,
+                dead_letters: 0,
+                grants: vec![],
+            }),
         }
     }
     all
@@ -91,6 +98,11 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
         for checkpoint in &mut overview.checkpoints {
             let slot = Slot { projection: overview.projection.clone(), partition: checkpoint.partition };
             checkpoint.running = held.contains(&super::postgres::lock_key(&slot, checkpoint.term));
+        }
+    }
+    for (projection, grant) in super::postgres::all_grants(&mut connection).await.map_err(failed)? {
+        if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
+            overview.grants.push(grant);
         }
     }
     for (projection, dead_letters, parked) in letters {

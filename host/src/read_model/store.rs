@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::checkpoint::{Advance, Epoch, Slot};
 use super::claim::Holder;
 use super::dead_letter::{DeadLetter, Parked};
+use super::grants::{Grant, Others};
 use super::guard::Judged;
 use super::request::Replays;
 use super::value::{Dialect, Rowset, SqlError, Value};
@@ -135,6 +136,12 @@ pub trait Store: Replays {
     /// # Errors
     /// When the connection fails.
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError>;
+
+    /// Lets the projection read these tables besides its own, outside of a transaction.
+    ///
+    /// # Errors
+    /// When one is not there, or cannot be granted, or the connection fails.
+    fn grant_read(&mut self, wanted: &[Grant], others: Others) -> Result<(), SqlError>;
 
     /// Begins a transaction.
     ///

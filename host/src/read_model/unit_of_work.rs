@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::checkpoint::Advance;
 use super::dead_letter::DeadLetter;
+use super::grants::{Grant, Others};
 use super::guard::{Guard, Phase};
 use super::request::Replays;
 use super::store::{CommitError, SchemaVersion, StatementLimits, Store};
@@ -79,13 +80,20 @@ impl std::fmt::Debug for UnitOfWork {
 }
 
 impl UnitOfWork {
-    /// For a projection's claimed partition.
+    /// For a projection's claimed partition, which may read these tables besides its own.
     ///
     /// # Errors
-    /// When the database cannot keep the limits.
-    pub fn new(mut store: Box<dyn Store>, projection: &str, limits: SqlLimits) -> Result<Self, SqlError> {
+    /// When the database cannot keep the limits, or give what is granted.
+    pub fn new(
+        mut store: Box<dyn Store>,
+        projection: &str,
+        limits: SqlLimits,
+        grants: &[Grant],
+        others: Others,
+    ) -> Result<Self, SqlError> {
         store.limit(limits.statement)?;
-        let guard = Guard::new(store.dialect(), projection);
+        store.grant_read(grants, others)?;
+        let guard = Guard::new(store.dialect(), projection).granting(grants.to_vec());
         Ok(Self {
             store,
             guard,

@@ -137,6 +137,8 @@ pub mod sqlstate {
     pub const NO_SUCH_SCHEMA: &str = "3F000";
     /// A limit of the sandbox.
     pub const LIMIT: &str = "54000";
+    /// A statement that nests too deep.
+    pub const TOO_COMPLEX: &str = "54001";
     /// The transaction has failed already.
     pub const FAILED_TRANSACTION: &str = "25P02";
     /// Whatever has no better code.

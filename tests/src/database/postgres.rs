@@ -68,7 +68,17 @@ impl Drop for Fresh {
     fn drop(&mut self) {
         // The server may be stopped: a database that is left in a temporary one goes with it.
         if let Ok(mut session) = Session::try_open(&self.parent) {
+            // Roles belong to the server: those of the projections that were here would stay.
+            let roles = format!(
+                "SELECT quote_ident(rolname) FROM pg_roles JOIN pg_database ON rolname LIKE '%@' || pg_database.oid
+                 WHERE datname = '{}'",
+                self.name
+            );
+            let roles = session.rows(&roles).unwrap_or_default();
             session.execute(&format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.name)).ok();
+            for role in roles.into_iter().flatten() {
+                session.execute(&format!("DROP ROLE IF EXISTS {role}")).ok();
+            }
         }
     }
 }

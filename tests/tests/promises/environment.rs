@@ -38,7 +38,7 @@ fn a_permission_that_is_missing_is_waited_for() {
     let setup = Setup::on(&cluster);
     let mut owner = setup.connect();
     owner.execute(
-        "CREATE ROLE worker LOGIN;
+        "CREATE ROLE worker LOGIN CREATEROLE;
          DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO worker', current_database()); END $$;
          GRANT USAGE ON SCHEMA projectionist TO worker;
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA projectionist TO worker;
@@ -49,13 +49,14 @@ fn a_permission_that_is_missing_is_waited_for() {
     setup.insert(&[note("a")]);
     let mut host = Host::spawn(command);
     wait_until("the first event is applied", || noted(&setup) == 1);
-    owner.execute("REVOKE INSERT ON saboteur.notes FROM worker");
+    let role = owner.value("SELECT quote_ident(tableowner) FROM pg_tables WHERE tablename = 'notes'");
+    owner.execute(&format!("REVOKE INSERT ON saboteur.notes FROM {role}"));
     setup.insert(&[note("a"), note("b"), note("c")]);
     host.wait_for_log("permission denied for table notes");
     host.wait_for_log("(SQLSTATE 42501)");
     host.wait_for_log("will try again; nothing is lost");
     assert_eq!((noted(&setup), setup.dead_letters("saboteur")), (1, vec![]));
-    owner.execute("GRANT INSERT ON saboteur.notes TO worker");
+    owner.execute(&format!("GRANT INSERT ON saboteur.notes TO {role}"));
     recovered(&setup, &host, 4);
     host.wait().success();
 }

@@ -12,6 +12,7 @@ use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
+use super::role::Role;
 use super::{PostgresStore, Turns, quote_identifier};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
@@ -66,8 +67,9 @@ impl PostgresStore {
                 let Claimed { position, epoch, lineage } = claimed;
                 let parked = parked(&mut connection, slot).await.map_err(failed)?;
                 prepare_advance(&mut connection, slot, epoch, &lineage).await.map_err(failed)?;
+                let role = Role::ensure(database, &mut connection, &slot.projection).await?;
                 let turn = turns.of(&slot.projection);
-                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, turn);
+                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, turn, role);
                 return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
             }
         })
@@ -105,7 +107,8 @@ pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<
 /// Makes the session what the rest of this module relies on, whatever the server's or the user's defaults are.
 async fn settle(connection: &mut PgConnection, slot: &Slot) -> Result<(), sqlx::Error> {
     let settings = format!(
-        "SET search_path = {}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
+        // Temporary tables would otherwise be found before anybody else's, the catalogue's included.
+        "SET search_path = {}, pg_temp; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
          SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning;
          SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off",
         quote_identifier(&slot.projection)

@@ -6,6 +6,7 @@
 
 use std::fmt::Write as _;
 
+use super::super::guard::functions::is_clock;
 use super::super::value::{SqlError, Value, sqlstate};
 use crate::timestamp;
 
@@ -39,6 +40,10 @@ pub(super) mod oid {
     pub(in super::super) const VARCHAR: u32 = 1043;
     /// date
     pub(in super::super) const DATE: u32 = 1082;
+    /// time
+    pub(in super::super) const TIME: u32 = 1083;
+    /// time with time zone
+    pub(in super::super) const TIMETZ: u32 = 1266;
     /// timestamp
     pub(in super::super) const TIMESTAMP: u32 = 1114;
     /// timestamp with time zone
@@ -146,6 +151,16 @@ pub(super) fn write(
     if expected < oid::FIRST_OF_USERS && !fits(value, expected) {
         let message =
             format!("parameter ${number} is {} {}, and the statement expects {name}", article(value), value.kind());
+        return Err(SqlError::permanent(sqlstate::PARAMETER_TYPE, message));
+    }
+    if let Value::Text(text) = value
+        && matches!(expected, oid::DATE | oid::TIME | oid::TIMESTAMP | oid::TIMESTAMPTZ | oid::TIMETZ)
+        && is_clock(text)
+    {
+        let message = format!(
+            "parameter ${number} is `{text}`, which reads the clock where {name} is expected; \
+             a projection is a function of its events: take the event's `created_at`"
+        );
         return Err(SqlError::permanent(sqlstate::PARAMETER_TYPE, message));
     }
     let quote = form.quote();

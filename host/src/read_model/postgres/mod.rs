@@ -2,13 +2,15 @@
 //!
 //! [`store`] is the transaction, [`turns`] who takes turns in it, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
 //! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
-//! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
+//! [`role`] is whom a projection's statements run as, [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
 mod dead_letters;
 mod decode;
+mod grants;
 mod literal;
 mod replays;
+mod role;
 mod session;
 mod statements;
 mod store;
@@ -18,6 +20,7 @@ mod turns;
 pub use claim::check;
 pub(super) use claim::{found_and_deleted, held, lock_key};
 pub use dead_letters::PostgresLetters;
+pub(super) use grants::all as all_grants;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
 pub use turns::Turns;

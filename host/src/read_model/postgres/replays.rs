@@ -39,7 +39,7 @@ impl Replays for PostgresStore {
     }
 
     fn letters(&mut self, aggregate: &Aggregate) -> Result<Vec<Letter>, SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let read = sqlx::query_as::<_, (i64, String, i32)>(
             "SELECT global_position, reason, attempts FROM projectionist.dead_letters
              WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
@@ -60,7 +60,7 @@ impl Replays for PostgresStore {
     }
 
     fn amend(&mut self, amendment: &Amendment<'_>) -> Result<(), SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let update = sqlx::query(
             "UPDATE projectionist.dead_letters SET reason = $3, error = coalesce($4, error), attempts = $5,
                  plugin_digest = $6
@@ -76,7 +76,7 @@ impl Replays for PostgresStore {
     }
 
     fn unpark(&mut self, aggregate: &Aggregate) -> Result<(), SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let delete = sqlx::query(
             "DELETE FROM projectionist.dead_letters
              WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
@@ -90,7 +90,7 @@ impl Replays for PostgresStore {
     }
 
     fn answer(&mut self, asked: Asked<'_>, answer: &Answer) -> Result<(), SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let (request, aggregate) = match asked {
             Asked::One(request) => (Some(request), None),
             Asked::About(aggregate) => (None, Some(aggregate)),
@@ -115,6 +115,7 @@ impl Replays for PostgresStore {
     }
 
     fn check_deferred(&mut self) -> Result<(), SqlError> {
+        self.act_as_projection();
         self.send()?;
         // Going back to the savepoint makes them deferred again, as the next event may rely on.
         let check = "SAVEPOINT deferred; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO deferred; RELEASE deferred";

@@ -4,20 +4,32 @@ use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
 use super::super::dead_letter::DeadLetter;
+use super::super::grants::{Grant, Others};
 use super::super::guard::{Judged, Kind};
 use super::super::multi_row;
+use super::super::rebuild::projection_of;
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
+use super::role::{self, Role};
 use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
 use super::turns::Turn;
-use super::{quote_identifier, sql_error};
+use super::{grants, quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
 
 /// What `1 / count(*)` fails with when no checkpoint was moved.
 const DIVISION_BY_ZERO: &str = "22012";
+
+/// Who runs a statement.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Acting {
+    /// The host's login.
+    Host,
+    /// The projection's role.
+    Projection,
+}
 
 /// A claimed partition in Postgres.
 pub struct PostgresStore {
@@ -31,6 +43,14 @@ pub struct PostgresStore {
     epoch: Epoch,
     /// Whether a BEGIN was sent and not ended.
     open: bool,
+    /// Whom the projection's statements run as.
+    role: Role,
+    /// Who runs what is kept next.
+    acting: Acting,
+    /// Who did when the savepoint was set.
+    at_savepoint: Acting,
+    /// Whether the projection has run anything in this transaction.
+    has_run: bool,
     /// Whether the projection's workers take turns.
     turn: Turn,
     /// What results may be.
@@ -57,6 +77,7 @@ impl PostgresStore {
         position: Position,
         epoch: Epoch,
         turn: Turn,
+        role: Role,
     ) -> Self {
         let limits = SqlLimits::default().statement;
         Self {
@@ -65,6 +86,10 @@ impl PostgresStore {
             position,
             epoch,
             open: false,
+            role,
+            acting: Acting::Host,
+            at_savepoint: Acting::Host,
+            has_run: false,
             turn,
             limits,
             statements: Statements::default(),
@@ -79,6 +104,40 @@ impl PostgresStore {
         self.open = true;
         let sent = self.session.send(message, answer, self.limits);
         sent.map_err(|failed| self.explain(failed))
+    }
+
+    /// What is kept next runs as the projection.
+    pub(super) fn act_as_projection(&mut self) {
+        if self.acting == Acting::Host {
+            let enter = self.role.enter();
+            self.statements.keep_own(&enter);
+            self.acting = Acting::Projection;
+        }
+        self.has_run = true;
+    }
+
+    /// What is kept next runs as the host, if the role is still the projection's.
+    fn act_as_host(&mut self) {
+        if self.acting == Acting::Projection {
+            self.statements.keep_own(role::LEAVE);
+            self.acting = Acting::Host;
+        }
+    }
+
+    /// Sends what was kept; what runs next is the host's.
+    pub(super) fn send_as_host(&mut self) -> Result<(), SqlError> {
+        let checked = self.acting == Acting::Projection;
+        self.act_as_host();
+        let message = self.statements.take();
+        let check = message.parts.len().checked_sub(1).filter(|_| checked);
+        self.send_message(message, Answer::Unwanted).map(drop).map_err(|failed| role_lost(failed, check))
+    }
+
+    /// Which transaction this is, and as whom. What was kept is sent before.
+    fn identity(&mut self) -> Result<(String, String), SqlError> {
+        self.send_kept(Answer::Unwanted)?;
+        let identity = sqlx::query_as("SELECT pg_current_xact_id()::text, current_user::text");
+        self.session.run(async |connection| identity.fetch_one(connection).await)
     }
 
     /// Sends what was kept, and goes on.
@@ -130,14 +189,23 @@ impl PostgresStore {
         if !parameters.is_empty() {
             return Err(SqlError::permanent(sqlstate::PARAMETER_COUNT, "CREATE, ALTER and DROP take no parameters"));
         }
-        self.send_kept(Answer::Unwanted)?;
+        self.act_as_projection();
+        let before = self.identity()?;
         // The extended protocol takes one statement and no more.
         let statements = &mut self.statements;
         self.session.try_run(async |connection| {
             let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut *connection);
             run.await.map_err(|error| sql_error(&error))?;
             statements.deallocate(connection).await
-        })
+        })?;
+        if self.identity()? == before {
+            return Ok(());
+        }
+        // The guard lets no such statement through. What it has committed is in the projection's own schema.
+        Err(SqlError::permanent(
+            sqlstate::OTHER,
+            "the statement ended the transaction, or left its role: both are the host's",
+        ))
     }
 
     /// What the checkpoint says, if it is there.
@@ -171,6 +239,17 @@ impl PostgresStore {
     }
 }
 
+/// The error of a message, in words where it is that of the part which checks the role.
+fn role_lost(failed: SendError, check: Option<usize>) -> SqlError {
+    if check == Some(failed.at) && failed.error.code == DIVISION_BY_ZERO {
+        return SqlError::permanent(
+            sqlstate::OTHER,
+            "a statement of the projection has left its role; nothing of it is kept",
+        );
+    }
+    failed.error
+}
+
 impl Store for PostgresStore {
     fn dialect(&self) -> Dialect {
         Dialect::Postgres
@@ -182,9 +261,17 @@ impl Store for PostgresStore {
         self.session.run(async |connection| sqlx::raw_sql(AssertSqlSafe(timeout)).execute(connection).await).map(drop)
     }
 
+    fn grant_read(&mut self, wanted: &[Grant], others: Others) -> Result<(), SqlError> {
+        // A rebuild has the role of the live one, whose workers may have been told more.
+        let others = if projection_of(&self.slot.projection).is_some() { Others::Kept } else { others };
+        let (role, schema) = (&self.role, &self.slot.projection);
+        self.session.try_run(async |connection| grants::settle(connection, role, schema, wanted, others).await)
+    }
+
     fn begin(&mut self) -> Result<(), SqlError> {
         // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
         self.statements.forget();
+        (self.acting, self.at_savepoint, self.has_run) = (Acting::Host, Acting::Host, false);
         self.statements.keep_own("BEGIN");
         if let Some(lock) = self.turn.lock() {
             self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
@@ -202,6 +289,7 @@ impl Store for PostgresStore {
         if statement.kind == Kind::Definition {
             return self.define(statement, &parameters);
         }
+        self.act_as_projection();
         self.prepare(statement)?;
         self.statements.keep(statement, &parameters)?;
         if self.statements.kept() >= AHEAD_AT { self.send_ahead() } else { Ok(()) }
@@ -215,6 +303,7 @@ impl Store for PostgresStore {
         if statement.kind == Kind::Definition {
             return self.define(statement, &parameters).map(|()| Rowset::default());
         }
+        self.act_as_projection();
         self.prepare(statement)?;
         self.statements.keep_alone(statement, &parameters)?;
         let mut rowset = self.send_kept(Answer::Wanted)?;
@@ -225,6 +314,7 @@ impl Store for PostgresStore {
     }
 
     fn savepoint(&mut self) -> Result<(), SqlError> {
+        self.at_savepoint = self.acting;
         self.statements.keep_own("SAVEPOINT one_event");
         Ok(())
     }
@@ -240,12 +330,14 @@ impl Store for PostgresStore {
         let kept = self.statements.take();
         self.send_message(kept, Answer::Unwanted).ok();
         self.statements.keep_own("ROLLBACK TO one_event");
+        // The role is a setting like any other, and goes back with the rest.
+        self.acting = self.at_savepoint;
         self.statements.keep_own("RELEASE one_event");
         self.send()
     }
 
     fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let event = letter.event;
         let insert = sqlx::query(
             "INSERT INTO projectionist.dead_letters (projection, global_position, bounded_context, aggregate_type,
@@ -270,9 +362,9 @@ impl Store for PostgresStore {
     }
 
     fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         // Whoever migrated may have changed what the statements were prepared for.
-        let (statements, projection) = (&mut self.statements, &self.slot.projection);
+        let (statements, projection, role) = (&mut self.statements, &self.slot.projection, &self.role);
         self.session.try_run(async |connection| statements.deallocate(connection).await)?;
         let timeout = format!("SET LOCAL statement_timeout = {}", self.limits.time.as_millis());
         let run = async |connection: &mut PgConnection| {
@@ -299,7 +391,7 @@ impl Store for PostgresStore {
                 )));
             }
             if version == 0 {
-                let create = format!("CREATE SCHEMA {}", quote_identifier(projection));
+                let create = format!("CREATE SCHEMA {} AUTHORIZATION {}", quote_identifier(projection), role.quoted());
                 sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
             }
             Ok(Ok(SchemaVersion(version.unsigned_abs())))
@@ -308,7 +400,7 @@ impl Store for PostgresStore {
     }
 
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
-        self.send()?;
+        self.send_as_host()?;
         let update = sqlx::query(
             "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1",
         )
@@ -325,6 +417,12 @@ impl Store for PostgresStore {
     }
 
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
+        if self.has_run {
+            // What was deferred runs as whoever set it off, and not as the host.
+            self.act_as_projection();
+            self.statements.keep_own("SET CONSTRAINTS ALL IMMEDIATE");
+            self.act_as_host();
+        }
         self.statements.keep_own(&format!(
             "EXECUTE projectionist_advance({}, {}, {}, '{}', {})",
             advance.to.to_sql(),
@@ -350,7 +448,8 @@ impl Store for PostgresStore {
                 self.rollback().ok();
                 let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
-                    return Err(error.into());
+                    let check = fence.checked_sub(1).filter(|_| self.has_run);
+                    return Err(role_lost(SendError { error, at, part: None }, check).into());
                 }
                 let found = self.found()?;
                 Err(self.fenced(found, advance.plugin_version))

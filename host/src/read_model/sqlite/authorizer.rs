@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
 
+use super::super::guard::functions::is_allowed;
+use super::super::value::Dialect;
+
 /// Whose statement is being compiled.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -52,6 +55,14 @@ fn is_foreign(table: &str) -> bool {
     table.starts_with("_projectionist") || table.starts_with("projection_checkpoints") || table.starts_with("sqlite_")
 }
 
+/// Whether a function may be called: those that the guard knows, operators that are functions to SQLite (LIKE is on the
+/// list, too), and what it calls itself while it alters a table; nobody can write those names in a statement.
+fn may_call(function: &str, defining: bool) -> bool {
+    let function = function.to_ascii_lowercase();
+    let own = function.starts_with("sqlite_rename_") || matches!(&*function, "sqlite_drop_column" | "sqlite_fail");
+    is_allowed(Dialect::Sqlite, &function) || matches!(&*function, "->" | "->>") || (defining && own)
+}
+
 /// Whether a projection's statement may do this.
 fn judge(context: &AuthContext<'_>, whose: Whose) -> Authorization {
     let defining = whose == Whose::GuestDefinition;
@@ -64,7 +75,7 @@ fn judge(context: &AuthContext<'_>, whose: Whose) -> Authorization {
         | AuthAction::Insert { table_name }
         | AuthAction::Update { table_name, .. }
         | AuthAction::Delete { table_name } => allow(own(table_name)),
-        AuthAction::Function { function_name } => allow(!function_name.eq_ignore_ascii_case("load_extension")),
+        AuthAction::Function { function_name } => allow(may_call(function_name, defining)),
         // Where SQLite keeps the numbers of AUTOINCREMENT. It makes that table itself, and lets nobody else do it.
         AuthAction::CreateTable { table_name: "sqlite_sequence" } => allow(defining),
         AuthAction::CreateTable { table_name }

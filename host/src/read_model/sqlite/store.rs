@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 use super::super::checkpoint::{Advance, Epoch, Slot};
 use super::super::checkpoint::{Found, Mine};
 use super::super::dead_letter::DeadLetter;
+use super::super::grants::{Grant, Others};
 use super::super::guard::{Judged, Kind};
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
@@ -133,6 +134,14 @@ impl SqliteStore {
         // Stepping may compile again, when the schema has changed; so all of it is the guest's.
         let result = self.compiling.of(whose, || self.run(judged, parameters));
         self.deadline.set(None);
+        // A conflict clause can end a transaction (`OR ROLLBACK`). The guard refuses that; were it to miss one, what comes
+        // after would commit by itself, statement by statement.
+        if self.connection.is_autocommit() && result.is_ok() {
+            return Err(SqlError::permanent(
+                sqlstate::OTHER,
+                "the statement ended the transaction, which is the host's",
+            ));
+        }
         result.map_err(|error| match &*error.code {
             "57014" => SqlError::permanent("57014", format!("the statement ran longer than {:?}", self.limits.time)),
             _ => error,
@@ -213,6 +222,16 @@ impl Store for SqliteStore {
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
         Ok(())
+    }
+
+    fn grant_read(&mut self, wanted: &[Grant], _: Others) -> Result<(), SqlError> {
+        match wanted.first() {
+            None => Ok(()),
+            Some(grant) => Err(SqlError::permanent(
+                sqlstate::NOT_ALLOWED,
+                format!("{grant} cannot be granted: a projection in SQLite has a file of its own, and reads no other"),
+            )),
+        }
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {

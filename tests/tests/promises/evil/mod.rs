@@ -15,6 +15,9 @@ mod spin;
 use projectionist_tests::{Event, Output, Setup, event, on_both_databases, plugin};
 use serde_json::{Value, json};
 
+mod sql_beneath;
+mod sql_functions;
+
 /// An event that tells the evil one what to do.
 pub(crate) fn attack(aggregate: &str, payload: Value) -> Event {
     event("Attack", "Evil", aggregate).payload(payload)

@@ -1,0 +1,209 @@
+//! Judges a projection's SQL before the database sees it, on the parsed tree, never on text.
+//!
+//! One statement; SELECT, INSERT, UPDATE, DELETE or MERGE, and in `migrate` also CREATE, ALTER and DROP of
+//! tables, indexes and views; no other schema than the projection's own, none of the host's tables; functions and types
+//! of a list. What does not parse is refused. A verdict is kept by the text, so a statement is parsed once a worker.
+//!
+//! Read in this order: [`text`] sees that there is one way to read a text, and that it does not nest too deep; [`tree`]
+//! judges what was parsed, with the lists of [`functions`] and [`types`]; [`definitions`] what `migrate` may do besides.
+
+mod definitions;
+pub mod functions;
+mod text;
+mod tree;
+mod types;
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+use fnv::FnvHashMap;
+use sqlparser::ast::{ObjectType, SetExpr, Statement, Visit as _};
+use sqlparser::dialect::{Dialect as Grammar, PostgreSqlDialect, SQLiteDialect};
+use sqlparser::parser::Parser;
+
+use super::grants::Grant;
+use super::multi_row::MultiRow;
+use super::value::{Dialect, SqlError, sqlstate};
+use tree::{Judge, Use};
+
+/// How many verdicts are kept. A projection that makes up a new text for every event gains nothing from them.
+const KEPT: usize = 1_024;
+
+/// How many of them are looked through first.
+const RECENT: usize = 4;
+
+/// Which call a statement comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    /// `handle` or `flush`: rows.
+    Rows,
+    /// `migrate`: rows, and the tables that hold them.
+    Migrate,
+}
+
+/// What a statement does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Only reads rows (a query whose WITH writes counts as reading: it answers with rows).
+    Reading,
+    /// Writes rows.
+    Writing,
+    /// Makes, alters or drops what holds them.
+    Definition,
+}
+
+/// A statement that may run.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Judged {
+    /// The text, as the projection wrote it.
+    pub sql: String,
+    /// What it does.
+    pub kind: Kind,
+    /// Different for different texts, and small: what the stores know a prepared statement by.
+    pub number: u32,
+    /// How it is sent with several rows, where it can be.
+    pub multi_row: Option<MultiRow>,
+}
+
+/// Judges the statements of one projection.
+#[derive(Debug)]
+pub struct Guard {
+    /// Which SQL.
+    dialect: Dialect,
+    /// The only schema a statement may name.
+    schema: String,
+    /// Tables that are not its own and that it may read.
+    grants: Vec<Grant>,
+    /// Verdicts so far.
+    verdicts: FnvHashMap<String, Arc<Judged>>,
+    /// The last few that were asked for: a projection runs the same two or three statements over and over, and to
+    /// compare a text with them costs a tenth of what it costs to hash it.
+    recent: VecDeque<Arc<Judged>>,
+    /// The number of the next verdict.
+    next: u32,
+}
+
+impl Guard {
+    /// For a projection whose tables live in `schema` (on SQLite the schema is always `main`).
+    #[must_use]
+    pub fn new(dialect: Dialect, projection: &str) -> Self {
+        let schema = match dialect {
+            Dialect::Postgres => projection.to_owned(),
+            Dialect::Sqlite => "main".to_owned(),
+        };
+        Self { dialect, schema, grants: Vec::new(), verdicts: FnvHashMap::default(), recent: VecDeque::new(), next: 0 }
+    }
+
+    /// Lets the projection read these tables, too.
+    #[must_use]
+    pub fn granting(self, grants: Vec<Grant>) -> Self {
+        Self { grants, ..self }
+    }
+
+    /// Whether the statement may run now.
+    ///
+    /// # Errors
+    /// When it may not, with what about it.
+    pub fn judge(&mut self, sql: &str, phase: Phase) -> Result<Arc<Judged>, SqlError> {
+        let judged = match self.recent.iter().find(|judged| judged.sql == sql) {
+            Some(judged) => Arc::clone(judged),
+            None => {
+                let judged = self.verdict(sql)?;
+                self.recent.truncate(RECENT - 1);
+                self.recent.push_front(Arc::clone(&judged));
+                judged
+            }
+        };
+        if judged.kind == Kind::Definition && phase == Phase::Rows {
+            return Err(not_allowed("tables, indexes and views are made, altered and dropped in `migrate` only"));
+        }
+        Ok(judged)
+    }
+
+    /// The verdict that was kept, or a new one.
+    fn verdict(&mut self, sql: &str) -> Result<Arc<Judged>, SqlError> {
+        if let Some(judged) = self.verdicts.get(sql) {
+            return Ok(Arc::clone(judged));
+        }
+        let (kind, multi_row) = self.look_at(sql)?;
+        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next, multi_row });
+        self.next += 1;
+        if self.verdicts.len() >= KEPT {
+            self.verdicts.clear();
+        }
+        self.verdicts.insert(sql.to_owned(), Arc::clone(&judged));
+        Ok(judged)
+    }
+
+    /// What the statement does, if a projection may do it at all.
+    fn look_at(&self, sql: &str) -> Result<(Kind, Option<MultiRow>), SqlError> {
+        let grammar: &dyn Grammar = match self.dialect {
+            Dialect::Postgres => &PostgreSqlDialect {},
+            Dialect::Sqlite => &SQLiteDialect {},
+        };
+        text::check(sql, self.dialect, grammar)?;
+        let statements = Parser::parse_sql(grammar, sql)
+            .map_err(|error| SqlError::permanent(sqlstate::SYNTAX, format!("cannot parse the statement: {error}")))?;
+        let [statement] = &statements[..] else {
+            let message = format!("one statement a call, and this text holds {}", statements.len());
+            return Err(SqlError::permanent(sqlstate::SYNTAX, message));
+        };
+        let kind = kind_of(statement)?;
+        let names = if kind == Kind::Definition { Use::Own } else { Use::Read };
+        let mut judge = Judge {
+            dialect: self.dialect,
+            schema: &self.schema,
+            grants: &self.grants,
+            names,
+            locks: false,
+            granted: Cell::new(false),
+        };
+        let verdict = match statement.visit(&mut judge) {
+            ControlFlow::Continue(()) => judge.whole(statement),
+            refused @ ControlFlow::Break(_) => refused,
+        };
+        match verdict {
+            ControlFlow::Break(error) => Err(error),
+            // SQLite runs statements in place: there is nothing to be gained.
+            ControlFlow::Continue(()) if self.dialect == Dialect::Sqlite => Ok((kind, None)),
+            ControlFlow::Continue(()) => Ok((kind, MultiRow::of(statement, sql))),
+        }
+    }
+}
+
+/// What a statement does, if its kind is one of those allowed.
+fn kind_of(statement: &Statement) -> Result<Kind, SqlError> {
+    match statement {
+        Statement::Query(query) => match &*query.body {
+            // WITH … INSERT and the like.
+            SetExpr::Insert(_) | SetExpr::Update(_) | SetExpr::Delete(_) | SetExpr::Merge(_) => Ok(Kind::Writing),
+            _ => Ok(Kind::Reading),
+        },
+        Statement::Insert(_) | Statement::Update { .. } | Statement::Delete(_) | Statement::Merge { .. } => {
+            Ok(Kind::Writing)
+        }
+        Statement::CreateTable { .. }
+        | Statement::CreateIndex(_)
+        | Statement::CreateView { .. }
+        | Statement::AlterTable { .. }
+        | Statement::AlterIndex { .. }
+        | Statement::Drop { object_type: ObjectType::Table | ObjectType::Index | ObjectType::View, .. } => {
+            Ok(Kind::Definition)
+        }
+        other => {
+            let text = other.to_string();
+            let verb = text.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+            Err(not_allowed(&format!("a projection may not run `{verb} …`")))
+        }
+    }
+}
+
+/// The error of what is not allowed.
+fn not_allowed(message: &str) -> SqlError {
+    SqlError::permanent(sqlstate::NOT_ALLOWED, message)
+}
+
+#[cfg(test)]
+mod tests;

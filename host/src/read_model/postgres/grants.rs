@@ -1,0 +1,83 @@
+//! What a projection's role may read besides its own schema: what the operator names, and nothing he names no more.
+
+use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
+
+use super::super::grants::{Grant, Others};
+use super::super::value::SqlError;
+use super::role::Role;
+use super::{quote_identifier, sql_error};
+
+/// Lets a role read these tables; the others that it may read are taken away, or kept.
+///
+/// # Errors
+/// When a table is not there, or the host's login may not grant it; the message has the statements for who may.
+pub(super) async fn settle(
+    connection: &mut PgConnection,
+    role: &Role,
+    schema: &str,
+    wanted: &[Grant],
+    others: Others,
+) -> Result<(), SqlError> {
+    let failed = |error: sqlx::Error| sql_error(&error);
+    let mut transaction = connection.begin().await.map_err(failed)?;
+    let granted = granted(&mut transaction, role.name(), schema).await.map_err(failed)?;
+    let to = role.quoted();
+    let mut statements = Vec::new();
+    if others == Others::TakenAway {
+        for Grant { schema, table } in granted.iter().filter(|grant| !wanted.contains(grant)) {
+            let (schema, table) = (quote_identifier(schema), quote_identifier(table));
+            statements.push(format!("REVOKE ALL ON {schema}.{table} FROM {to}"));
+        }
+        let left = |schema: &str| wanted.iter().any(|grant| grant.schema == schema);
+        let mut schemas: Vec<&str> =
+            granted.iter().map(|grant| &*grant.schema).filter(|schema| !left(schema)).collect();
+        schemas.dedup();
+        statements.extend(
+            schemas.iter().map(|schema| format!("REVOKE ALL ON SCHEMA {} FROM {to}", quote_identifier(schema))),
+        );
+    }
+    for grant in wanted.iter().filter(|grant| !granted.contains(grant) && grant.schema != schema) {
+        let (schema, table) = (quote_identifier(&grant.schema), quote_identifier(&grant.table));
+        statements.push(format!("GRANT USAGE ON SCHEMA {schema} TO {to}"));
+        statements.push(format!("GRANT SELECT ON {schema}.{table} TO {to}"));
+    }
+    for statement in &statements {
+        sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *transaction).await.map_err(|error| {
+            let error = sql_error(&error);
+            let message = format!("{} (--grant-read); who owns it can run: {}", error.message, statements.join("; "));
+            SqlError { message, ..error }
+        })?;
+    }
+    transaction.commit().await.map_err(failed)
+}
+
+/// What a role was granted outside of this schema, by schema and name.
+async fn granted(connection: &mut PgConnection, role: &str, schema: &str) -> Result<Vec<Grant>, sqlx::Error> {
+    let rows: Vec<(String, String)> = sqlx::query_as(
+        "SELECT DISTINCT nspname::text, relname::text FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace,
+             aclexplode(relacl) AS acl
+         WHERE acl.grantee = (SELECT oid FROM pg_roles WHERE rolname = $1) AND acl.privilege_type = 'SELECT'
+           AND acl.grantee <> relowner AND nspname <> $2
+         ORDER BY 1, 2",
+    )
+    .bind(role)
+    .bind(schema)
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(schema, table)| Grant { schema, table }).collect())
+}
+
+/// What the role of each projection was granted, for `status`.
+pub(in super::super) async fn all(connection: &mut PgConnection) -> Result<Vec<(String, Grant)>, sqlx::Error> {
+    let rows: Vec<(String, String, String)> = sqlx::query_as(
+        "SELECT DISTINCT left(rolname, -length(suffix)), nspname::text, relname::text
+         FROM (SELECT '@' || oid AS suffix FROM pg_database WHERE datname = current_database()) AS here
+         JOIN pg_roles ON right(rolname, length(suffix)) = suffix,
+             pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace, aclexplode(relacl) AS acl
+         WHERE acl.grantee = pg_roles.oid AND acl.privilege_type = 'SELECT' AND acl.grantee <> relowner
+         ORDER BY 1, 2, 3",
+    )
+    .fetch_all(connection)
+    .await?;
+    Ok(rows.into_iter().map(|(projection, schema, table)| (projection, Grant { schema, table })).collect())
+}
