@@ -55,6 +55,12 @@ impl Host {
         self.stderr.text()
     }
 
+    /// What it has printed so far.
+    #[must_use]
+    pub fn out(&self) -> String {
+        self.stdout.text()
+    }
+
     /// Waits until it has logged this text.
     ///
     /// # Panics
@@ -82,6 +88,11 @@ impl Host {
     /// SIGINT, as Ctrl-C sends it.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
+    }
+
+    /// SIGHUP: it reads its configuration again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
     }
 
     /// SIGSTOP: it is frozen, and knows nothing of it.

@@ -19,6 +19,7 @@
 //! - [`Event`]: events to insert past the host.
 //! - [`Host`]: a process that runs, can be stopped, frozen and killed, and whose log can be waited for; [`Output`]: one
 //!   that has ended.
+//! - [`http`]: asking a host over HTTP.
 //! - [`Cluster`]: a temporary Postgres server, which is gone when the test process is, however that ends.
 //! - [`SmallDisk`]: a file system that is soon full.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
@@ -38,6 +39,7 @@ pub mod database;
 mod event;
 pub mod flights;
 mod host;
+pub mod http;
 mod macros;
 mod output;
 pub mod programs;

@@ -138,12 +138,14 @@ pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> a
 }
 
 /// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything.
+/// Those that are configured run `elsewhere`, perhaps.
 ///
 /// # Errors
 /// When there is one.
-pub fn refuse_strangers(loader: &Loader, projections: &[String]) -> Result<(), UsageError> {
+pub fn refuse_strangers(loader: &Loader, projections: &[String], elsewhere: &[String]) -> Result<(), UsageError> {
     let names: Vec<&str> = projections.iter().map(String::as_str).collect();
-    match loader.terms().filters.stranger(&names) {
+    let known: Vec<&str> = projections.iter().chain(elsewhere).map(String::as_str).collect();
+    match loader.terms().filters.stranger(&known) {
         None => Ok(()),
         Some(stranger) => {
             let message = format!("a filter is for {stranger}, and no plugin is called that");

@@ -7,16 +7,23 @@ use clap::Args;
 
 use super::Context;
 use super::exit::{Ended, UsageError};
+use super::http::HttpOptions;
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
+use super::overrides::{self, Override};
+use crate::http::Served;
+use crate::operations::health::MaxLag;
+use crate::operations::observer::Observer;
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
+use crate::plugin::load::Loader;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
 use crate::processor::worker::Worker;
 use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
 use crate::read_model::heartbeat::Heartbeat;
-use crate::source::{self, Feed};
+use crate::source::{self, Feed, Source};
+use crate::telemetry::metrics::Meter;
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -45,9 +52,16 @@ pub struct Run {
     /// How workers work.
     #[command(flatten)]
     loop_options: LoopOptions,
+    /// What is served.
+    #[command(flatten)]
+    http: HttpOptions,
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
+    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts or poll_interval; may be
+    /// said again
+    #[arg(long = "for", value_name = "NAME.KEY=VALUE")]
+    overrides: Vec<Override>,
     /// How long workers may take to finish their batch when the process is told to stop
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
@@ -146,6 +160,10 @@ pub struct Started {
     pub progress: Vec<Arc<Progress>>,
     /// Says that this process lives.
     pub heartbeat: Heartbeat,
+    /// Where events come from.
+    pub source: Arc<dyn Source>,
+    /// Where read models are.
+    pub read_model: ReadModel,
 }
 
 impl Run {
@@ -154,10 +172,28 @@ impl Run {
     /// # Errors
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
-        let partitions = self.partitions.list()?;
-        let until = if self.once { Until::CaughtUp } else { Until::Stopped };
+        let http = self.http.bind()?;
         let stop = Stop::default();
         stop_on_signals(context, &stop);
+        let (loader, watched) = self.load()?;
+        let jobs = self.jobs(&loader, &watched, context.configured())?;
+        let started = start(context, &jobs, &stop)?;
+        let served = match http {
+            None => None,
+            Some(http) => {
+                let (source, read_model) = (Arc::clone(&started.source), started.read_model.clone());
+                let observer = Observer::new(source, read_model, started.progress.clone());
+                Some(http.serve(Arc::new(observer), context.runtime.handle())?)
+            }
+        };
+        reload_on_hangup(context, served);
+        let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+        let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
+        Ended::result(Ended::of(outcomes))
+    }
+
+    /// Loads the plugins.
+    fn load(&self) -> anyhow::Result<(Arc<Loader>, Vec<Watched>)> {
         let loader = Arc::new(self.loading.loader()?);
         let mut watched = Vec::new();
         for plugin in &self.plugins {
@@ -166,16 +202,63 @@ impl Run {
             let file = plugin.file.clone();
             watched.push(Watched { file, settings, slot: Arc::new(PluginSlot::new(loaded)) });
         }
+        Ok((loader, watched))
+    }
+
+    /// What each projection's workers do. Projections that are configured and do not run here are known as well.
+    fn jobs(&self, loader: &Loader, watched: &[Watched], configured: &[String]) -> anyhow::Result<Vec<Job>> {
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
-        refuse_strangers(&loader, &names)?;
+        refuse_strangers(loader, &names, configured)?;
+        self.http.refuse_strangers(&names, configured)?;
+        overrides::refuse_strangers(&self.overrides, &names, configured)?;
+        let usual = self.partitions.list()?;
+        let until = if self.once { Until::CaughtUp } else { Until::Stopped };
         let options = self.loop_options.options(until);
-        let started = start(context, &slots, &partitions, options, &stop)?;
-        let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-        let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
-        Ended::result(Ended::of(outcomes))
+        let several = self.partitions.total_partitions.is_some();
+        let job = |(slot, name): (_, &String)| {
+            let usual = (usual.clone(), options);
+            let (partitions, options) = overrides::apply(&self.overrides, name, usual, several)?;
+            Ok(Job { slot, partitions, options })
+        };
+        slots.into_iter().zip(&names).map(job).collect()
     }
+
+    /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
+    /// their workers do.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(&self, configured: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+        let (loader, watched) = self.load()?;
+        let jobs = self.jobs(&loader, &watched, configured)?;
+        let told = jobs.iter().map(|Job { slot, partitions, options }| {
+            let plugin = slot.get();
+            let (version, digest) = (plugin.descriptor.version, plugin.digest.get(..12).unwrap_or_default().to_owned());
+            let (workers, size) = (partitions.len(), options.batch_size);
+            let told = format!("version {version}, {digest}, {workers} partitions, batches of {size} events at most");
+            (plugin.descriptor.name.clone(), told)
+        });
+        Ok(told.collect())
+    }
+
+    /// How late projections may be.
+    #[must_use]
+    pub fn max_lag(&self) -> MaxLag {
+        self.http.max_lag()
+    }
+}
+
+/// What the workers of one projection do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The projection.
+    pub slot: Arc<PluginSlot>,
+    /// On which partitions.
+    pub partitions: Vec<Partition>,
+    /// How.
+    pub options: Options,
 }
 
 /// Two projections of one name would fight for one read model.
@@ -195,24 +278,21 @@ fn refuse_doubles(slots: &[Arc<PluginSlot>]) -> anyhow::Result<()> {
 ///
 /// # Errors
 /// When a database cannot be used.
-pub fn start(
-    context: &Context,
-    slots: &[Arc<PluginSlot>],
-    partitions: &[Partition],
-    options: Options,
-    stop: &Stop,
-) -> anyhow::Result<Started> {
+pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Started> {
     let runtime = context.runtime.handle();
-    let feed = Feed::new(source::open(&context.events, runtime)?, runtime.clone());
+    let source = source::open(&context.events, runtime)?;
+    let feed = Feed::new(Arc::clone(&source), runtime.clone());
     let read_model = ReadModel::new(&context.read_model, runtime);
     read_model.check()?;
     let owner = owner();
     let heartbeat = read_model.beat(&owner)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let (mut all, mut workers) = (Vec::new(), Vec::new());
-    for slot in slots {
+    for Job { slot, partitions, options } in jobs {
         for partition in partitions {
-            let progress = Arc::new(Progress::default());
+            let name = slot.get().descriptor.name.clone();
+            let progress = Arc::new(Progress::new(&name, *partition));
+            let meter = Meter::new(&name, partition);
             all.push(Arc::clone(&progress));
             workers.push(Worker {
                 partition: *partition,
@@ -220,14 +300,32 @@ pub fn start(
                 feed: feed.clone(),
                 read_model: read_model.clone(),
                 owner: owner.clone(),
-                options,
+                options: *options,
                 stop: stop.clone(),
                 progress,
+                meter,
             });
         }
     }
     supervisor.start(workers)?;
-    Ok(Started { supervisor, progress: all, heartbeat })
+    Ok(Started { supervisor, progress: all, heartbeat, source, read_model })
+}
+
+/// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
+/// and the token. Tells what else has changed.
+fn reload_on_hangup(context: &Context, served: Option<Served>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _in_the_runtime = context.runtime.enter();
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut last = context.config.clone();
+    context.runtime.spawn(async move {
+        while hangup.recv().await.is_some() {
+            match super::config::reload(served.as_ref(), last.as_ref()) {
+                Ok(config) => last = config,
+                Err(error) => tracing::error!(%error, "SIGHUP: the configuration cannot be used; all stays as it was"),
+            }
+        }
+    });
 }
 
 /// What this process calls itself in its claims: host name and process id.

@@ -222,6 +222,12 @@ impl Instance {
         self.end(answer)
     }
 
+    /// Bytes of memory it has.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.store.data().resources.memory()
+    }
+
     /// Starts the clock of a call.
     fn begin(&mut self, position: Position) {
         let guest = self.store.data_mut();

@@ -119,6 +119,11 @@ impl Resources {
         Self { limits, memory: 0, table_elements: 0, refused: None }
     }
 
+    /// Bytes in use, of all memories.
+    pub(super) fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// Counts growth, if it fits.
     fn grow(used: &mut usize, current: usize, desired: usize, allowed: usize) -> bool {
         let all = (*used - current.min(*used)).saturating_add(desired);

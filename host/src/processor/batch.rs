@@ -2,6 +2,7 @@
 //! a round trip an event.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::failure::ApplyError;
 use super::reader::Batch;
@@ -11,6 +12,8 @@ use crate::read_model::checkpoint::Advance;
 use crate::read_model::dead_letter::{DeadLetter, Parked, Reason};
 use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+use crate::read_model::value::SqlError;
+use crate::telemetry::metrics::{Committed, Meter};
 
 /// A claimed partition with the projection that works on it.
 #[derive(Debug)]
@@ -25,18 +28,29 @@ pub struct Applier {
     pub parked: Parked,
     /// Where the checkpoint stands.
     pub position: Position,
+    /// When the transaction began.
+    began: Instant,
+    /// Counts.
+    pub meter: Meter,
 }
 
 impl Applier {
     /// Works from `position` on.
     #[must_use]
-    pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position) -> Self {
-        Self { plugin, work: Arc::new(Mutex::new(work)), instance: None, parked, position }
+    pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position, meter: Meter) -> Self {
+        let work = Arc::new(Mutex::new(work));
+        Self { plugin, work, instance: None, parked, position, began: Instant::now(), meter }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
     pub fn work(&self) -> MutexGuard<'_, UnitOfWork> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a transaction for events.
+    pub fn begin(&mut self, sending: Sending) -> Result<(), SqlError> {
+        self.began = Instant::now();
+        self.work().begin(Phase::Rows, sending)
     }
 
     /// The running instance, or a fresh one.
@@ -89,7 +103,7 @@ impl Applier {
 
     /// Applies a batch up to and with the commit.
     fn run(&mut self, batch: &Batch) -> Result<u64, ApplyError> {
-        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.begin(Sending::Buffered)?;
         let mut applied = 0;
         for event in &batch.events {
             if self.parked.holds(event) {
@@ -111,6 +125,7 @@ impl Applier {
         let error = "an earlier event of its aggregate is parked";
         let letter = DeadLetter { event, reason: Reason::Behind, error, attempts: 0 };
         self.work().bury(&letter, &self.plugin.digest)?;
+        self.meter.buried();
         Ok(())
     }
 
@@ -128,8 +143,16 @@ impl Applier {
     /// Moves the checkpoint and commits.
     pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
         let advance = self.advance(to, applied);
+        let (asked, sql) = (Instant::now(), self.work().in_database());
         self.work().commit(&advance)?;
         self.position = to;
+        self.meter.committed(Committed {
+            applied,
+            whole: self.began.elapsed(),
+            sql,
+            commit: asked.elapsed(),
+            memory: self.instance.as_ref().map(Instance::memory),
+        });
         Ok(())
     }
 
@@ -138,7 +161,7 @@ impl Applier {
     /// # Errors
     /// When the worker is fenced or the database fails.
     pub fn pass(&mut self, to: Position) -> Result<(), ApplyError> {
-        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.begin(Sending::Buffered)?;
         self.commit(to, 0)
     }
 }

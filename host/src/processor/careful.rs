@@ -12,7 +12,6 @@ use crate::event::{Event, Position};
 use crate::plugin::Instance;
 use crate::processor::backoff::Backoff;
 use crate::read_model::dead_letter::{Aggregate, DeadLetter, Reason};
-use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::Sending;
 
 /// How many characters of an error a dead letter keeps.
@@ -83,12 +82,14 @@ impl Applier {
             start += before;
             let event = &events[start];
             let error = culprit.error;
+            self.meter.failed(error.kind().name());
             match error.kind() {
                 Kind::Fenced | Kind::Rewritten | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
                 Kind::Transient if backoff.failures() + 1 < options.max_attempts => {
                     let wait = backoff.fail();
                     let attempts = backoff.failures();
                     tracing::warn!(position = event.global_position, %error, attempts, ?wait, "trying an event again");
+                    self.meter.retried();
                     if stop.sleep(wait) == Slept::Stopped {
                         return Err(Trouble::Stopped);
                     }
@@ -113,7 +114,7 @@ impl Applier {
     /// Applies events until one fails, and commits those before it. Gives how many were applied.
     fn run_carefully(&mut self, events: &[Taken], to: Position) -> Result<u64, (u64, Culprit)> {
         let whole = |error: ApplyError| (0, Culprit { at: None, error });
-        self.work().begin(Phase::Rows, Sending::AtOnce).map_err(|error| whole(error.into()))?;
+        self.begin(Sending::AtOnce).map_err(|error| whole(error.into()))?;
         let mut applied = 0;
         for (at, event) in events.iter().enumerate() {
             if self.parked.holds(event) {
@@ -195,6 +196,7 @@ impl Applier {
             self.roll_back();
             return Err(Trouble::from(error));
         }
+        self.meter.buried();
         let position = event.global_position;
         let event_type = &event.event_type;
         match reason {
@@ -211,7 +213,7 @@ impl Applier {
 
     /// Writes a dead letter and moves the checkpoint over its event, in one transaction.
     fn bury_and_pass(&mut self, letter: &DeadLetter<'_>, to: Position) -> Result<(), ApplyError> {
-        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.begin(Sending::Buffered)?;
         self.work().bury(letter, &self.plugin.digest)?;
         self.commit(to, 0)
     }

@@ -8,8 +8,8 @@
 //! into batches, as large as [`pace`] says. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
 //! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
-//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
-//! knows while it waits for its partition. [`supervisor`] runs the workers of a process; [`stop`] and [`backoff`] are
+//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`pausing`] is how it hears that it is to pause. [`standby`] is what a worker
+//! knows while it waits for its partition. [`supervisor`] runs the workers of a process, [`progress`] is how far each is; [`stop`] and [`backoff`] are
 //! how they pause and end.
 
 pub mod backoff;
@@ -17,7 +17,9 @@ pub mod batch;
 pub mod careful;
 pub mod failure;
 pub mod pace;
+mod pausing;
 pub mod policy;
+pub mod progress;
 pub mod reader;
 pub mod replay;
 mod requests;
@@ -28,6 +30,7 @@ pub mod unattended;
 pub mod worker;
 
 pub use policy::{OnError, Options};
+pub use progress::Progress;
 pub use stop::Stop;
-pub use supervisor::{Progress, Supervisor};
+pub use supervisor::Supervisor;
 pub use worker::Outcome;

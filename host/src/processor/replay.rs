@@ -26,7 +26,6 @@ use super::worker::Trouble;
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
 use crate::read_model::dead_letter::Reason;
-use crate::read_model::guard::Phase;
 use crate::read_model::request::{Action, Amendment, Answer, Asked, Letter, Outcome, Request};
 use crate::read_model::unit_of_work::Sending;
 use crate::read_model::value::SqlError;
@@ -156,7 +155,7 @@ impl Applier {
 
     /// The transaction of a replay, up to and with the commit. When it fails, the caller rolls back.
     fn replay(&mut self, request: &Request, replaying: Replaying<'_>, deferred: Deferred) -> Result<Answer, Failed> {
-        self.work().begin(Phase::Rows, Sending::AtOnce)?;
+        self.begin(Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = match request.action {
             Action::Retry => None,
@@ -284,7 +283,7 @@ impl Applier {
         attempts: u32,
         replaying: Replaying<'_>,
     ) -> Result<Answer, ApplyError> {
-        self.work().begin(Phase::Rows, Sending::AtOnce)?;
+        self.begin(Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = culprit(&letters).filter(|culprit| request.action.position() == Some(culprit.position));
         let rest = letters.iter().filter(|letter| skipped.is_none_or(|skipped| skipped.position != letter.position));

@@ -1,13 +1,13 @@
 //! The workers of a process: a thread each, started together, ended together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::progress::State;
 use super::reader::Reader;
 use super::stop::Stop;
 use super::worker::{Outcome, Worker};
-use crate::event::Position;
 use crate::plugin::Plugin;
 
 /// How often a supervisor that waits looks whether it is time to end.
@@ -18,39 +18,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// the limit of that text: 32 MiB for 64 KiB. Pages that are not touched cost nothing.
 pub(super) fn stack_for(plugin: &Plugin) -> usize {
     plugin.limits().sql.text.saturating_mul(512).max(32 << 20)
-}
-
-/// How far one worker is, for whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Events applied since the worker started.
-    applied: AtomicU64,
-    /// Where its checkpoint stands.
-    position: AtomicU64,
-}
-
-impl Progress {
-    /// Counts events.
-    pub(super) fn applied(&self, events: u64) {
-        self.applied.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// Notes the checkpoint.
-    pub(super) fn reached(&self, position: Position) {
-        self.position.store(position.get(), Ordering::Relaxed);
-    }
-
-    /// Events applied since the worker started.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.applied.load(Ordering::Relaxed)
-    }
-
-    /// Where its checkpoint stands.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        Position::new(self.position.load(Ordering::Relaxed))
-    }
 }
 
 /// Runs the workers of a process.
@@ -88,10 +55,18 @@ impl Supervisor {
         let sender = self.sender.clone();
         let plugin = worker.plugin.get();
         let name = format!("{} {}", plugin.descriptor.name, worker.partition);
+        let progress = Arc::clone(&worker.progress);
         std::thread::Builder::new().name(name).stack_size(stack_for(&plugin)).spawn(move || {
             // A panic of ours ends this worker only; its transaction rolls back with its connection.
             let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
                 .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
+            progress.is(match &outcome {
+                Outcome::Done => State::Done,
+                Outcome::StoppedByPolicy(reason)
+                | Outcome::Fenced(reason)
+                | Outcome::Misconfigured { message: reason, .. }
+                | Outcome::Failed(reason) => State::Failed { reason: reason.clone() },
+            });
             // Nobody listens any more when the process is ending.
             sender.send(outcome).ok();
         })?;

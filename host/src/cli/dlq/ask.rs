@@ -148,7 +148,7 @@ impl Asking {
             let hint = "name an aggregate, such as default/Account/eve, or an event with --position; or say --all";
             return Err(UsageError::new("that does not say which aggregates", hint).into());
         }
-        let plugin = self.plugin()?;
+        let plugin = self.plugin(context)?;
         let mut chosen = self.chosen.clone();
         if let Some(plugin) = &plugin {
             let name = &plugin.descriptor.name;
@@ -182,11 +182,11 @@ impl Asking {
     }
 
     /// Loads the plugin.
-    fn plugin(&self) -> anyhow::Result<Option<Arc<Plugin>>> {
+    fn plugin(&self, context: &Context) -> anyhow::Result<Option<Arc<Plugin>>> {
         let Some(plugin) = &self.plugin else { return Ok(None) };
         let loader = self.loading.loader()?;
         let plugin = load(&loader, plugin, &self.settings)?;
-        refuse_strangers(&loader, std::slice::from_ref(&plugin.descriptor.name))?;
+        refuse_strangers(&loader, std::slice::from_ref(&plugin.descriptor.name), context.configured())?;
         Ok(Some(Arc::new(plugin)))
     }
 

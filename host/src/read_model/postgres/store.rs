@@ -323,6 +323,12 @@ impl Store for PostgresStore {
         }
     }
 
+    fn is_paused(&mut self) -> Result<bool, SqlError> {
+        let sql = "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)";
+        let ask = sqlx::query_scalar(sql).bind(&self.slot.projection);
+        self.session.run(async |connection| ask.fetch_one(connection).await)
+    }
+
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
         self.statements.keep_own(&format!(
             "EXECUTE projectionist_advance({}, {}, {}, '{}', {})",
