@@ -74,14 +74,19 @@ impl Postgres {
         }
     }
 
-    /// A pool of at most `size` connections, of which one is tried at once so that errors come early.
+    /// A pool of at most `size` connections, each with these settings, of which one is tried at once so that errors
+    /// come early.
     ///
     /// # Errors
     /// As [`Postgres::connect`].
-    pub async fn pool(&self, application: &str, size: u32) -> Result<PgPool, DatabaseError> {
+    pub async fn pool(&self, application: &str, size: u32, settings: &'static str) -> Result<PgPool, DatabaseError> {
         self.connect(application).await?.close().await.ok();
         let options = PgConnectOptions::clone(&self.options).application_name(application);
-        Ok(PgPoolOptions::new().max_connections(size).acquire_timeout(CONNECT_TIMEOUT).connect_lazy_with(options))
+        let pool = PgPoolOptions::new().max_connections(size).acquire_timeout(CONNECT_TIMEOUT);
+        let settled = pool.after_connect(move |connection, _| {
+            Box::pin(async move { sqlx::raw_sql(settings).execute(connection).await.map(drop) })
+        });
+        Ok(settled.connect_lazy_with(options))
     }
 
     /// An error of the host's own statement.

@@ -222,7 +222,7 @@ impl ReadModel {
     /// When the database cannot be reached, or its tables are not of this host's version.
     pub fn dead_letters(&self) -> Result<Box<dyn Letters>, DatabaseError> {
         Ok(match self {
-            Self::Postgres(database) => Box::new(postgres::PostgresLetters::open(database)?),
+            Self::Postgres(database, _) => Box::new(postgres::PostgresLetters::open(database)?),
             Self::Sqlite(base, runtime, _) => Box::new(sqlite::SqliteLetters::open(base, runtime)?),
         })
     }

@@ -37,8 +37,8 @@ use store::{Claim, ClaimError};
 /// A database that holds read models. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum ReadModel {
-    /// A schema a projection.
-    Postgres(Postgres),
+    /// A schema a projection, and which of them take turns.
+    Postgres(Postgres, postgres::Turns),
     /// A file a projection, beside this one, and the lock files that this process holds.
     Sqlite(std::path::PathBuf, Handle, sqlite::Locks),
 }
@@ -48,7 +48,9 @@ impl ReadModel {
     #[must_use]
     pub fn new(url: &DatabaseUrl, runtime: &Handle) -> Self {
         match url {
-            DatabaseUrl::Postgres(options) => Self::Postgres(Postgres::new(options, runtime.clone())),
+            DatabaseUrl::Postgres(options) => {
+                Self::Postgres(Postgres::new(options, runtime.clone()), postgres::Turns::default())
+            }
             DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone(), runtime.clone(), sqlite::Locks::default()),
         }
     }
@@ -59,7 +61,7 @@ impl ReadModel {
     /// When the database cannot be reached, or its tables are not of this host's version.
     pub fn check(&self) -> Result<(), DatabaseError> {
         match self {
-            Self::Postgres(database) => postgres::check(database),
+            Self::Postgres(database, _) => postgres::check(database),
             Self::Sqlite(base, ..) => sqlite::check(base),
         }
     }
@@ -72,7 +74,7 @@ impl ReadModel {
     /// When somebody holds it, or the database fails.
     pub fn claim(&self, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
         match self {
-            Self::Postgres(database) => postgres::PostgresStore::claim(database, slot, owner),
+            Self::Postgres(database, turns) => postgres::PostgresStore::claim(database, turns, slot, owner),
             Self::Sqlite(base, runtime, locks) => sqlite::SqliteStore::claim(base, slot, owner, runtime, locks),
         }
     }
@@ -84,7 +86,7 @@ impl ReadModel {
     /// When the database fails.
     pub fn depose(&self, holder: &Holder, by: &str) -> Result<bool, DatabaseError> {
         match self {
-            Self::Postgres(database) => postgres::depose(database, holder, by),
+            Self::Postgres(database, _) => postgres::depose(database, holder, by),
             Self::Sqlite(base, runtime, _) => sqlite::depose(base, holder, by, runtime),
         }
     }
@@ -95,7 +97,7 @@ impl ReadModel {
     /// When the system has no thread for it.
     pub fn beat(&self, owner: &str) -> std::io::Result<Heartbeat> {
         match self {
-            Self::Postgres(database) => postgres::beat(database.clone(), owner),
+            Self::Postgres(database, _) => postgres::beat(database.clone(), owner),
             Self::Sqlite(_, _, locks) => sqlite::beat(locks.clone()),
         }
     }

@@ -2,13 +2,15 @@
 //!
 //! A projection that writes a row an event, or folds and writes a row an aggregate, runs the same `INSERT … VALUES (…)`
 //! hundreds of times on end. What Postgres does for each statement besides the row itself (parse, plan, start and end an
-//! executor) is as much again as the row. So a run of them is sent as `VALUES (…), (…), …`.
+//! executor) is as much again as the row. So a run of them is sent as one, `INSERT … SELECT … FROM unnest(…, …)`, with an
+//! array for each parameter: however many rows there are, that is one prepared statement with a few literals.
 //!
 //! # Why the result is the same
 //!
-//! One statement with several rows takes them one by one, in order, each through the same checks, defaults and conflict
-//! handling as a statement of its own. It differs in what it may *see* of the others, and in what a row may be done to
-//! twice. So only statements are taken that cannot tell:
+//! One statement with several rows takes them one by one, in order (`unnest` gives them so, and there is nothing to sort or
+//! to join), each through the same checks, defaults and conflict handling as a statement of its own. The arrays are of the
+//! types that Postgres inferred for the parameters of the one row. It differs in what it may *see* of the others, and in
+//! what a row may be done to twice. So only statements are taken that cannot tell:
 //!
 //! - Their expressions are made of parameters, constants, columns of the row itself (the one given and the one found
 //!   there) and operators: no subquery, and no function but a few of SQL's own. Nothing looks at another row.
@@ -53,9 +55,6 @@ pub const SAFE_TABLE: &str = "
            AND (SELECT count(*) FROM pg_index WHERE indrelid = class.oid AND (indisunique OR indisexclusion)) = 1
     FROM pg_class AS class WHERE oid = to_regclass($1)";
 
-/// How long the text of a statement may be: the server keeps it some forty times over, and a projection may have hundreds.
-const TEXT: usize = 2 << 10;
-
 /// Functions that look at nothing but their arguments.
 const FUNCTIONS: [&str; 4] = ["coalesce", "nullif", "greatest", "least"];
 
@@ -68,8 +67,10 @@ pub struct MultiRow {
     pub key: Vec<usize>,
     /// The columns of the key, in the order of the conflict's target.
     pub key_columns: Vec<String>,
-    /// What stands before the row.
+    /// What stands before VALUES.
     head: String,
+    /// VALUES, as it is written, and the space around it.
+    values: String,
     /// The row, between its parentheses: text, and after each piece the number of a parameter, from 1.
     row: Vec<(String, usize)>,
     /// The rest of the row.
@@ -86,14 +87,18 @@ impl MultiRow {
     pub fn of(statement: &Statement, sql: &str) -> Option<Self> {
         let Statement::Insert(insert) = statement else { return None };
         let row = only_row(insert)?;
-        if sql.len() > TEXT || !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
+        if !is_plain(insert) || statement.visit(&mut Plain { queries: 0 }).is_break() {
+            return None;
+        }
+        // A row has no columns to speak of; DEFAULT is read as one, and means nothing in a SELECT.
+        if row.iter().any(|value| value.visit(&mut NoColumns).is_break()) {
             return None;
         }
         let (key, key_columns) = key(insert, row)?;
         let TableObject::TableName(table) = &insert.table else { return None };
         let multi_row = Self { table: table.to_string(), key, key_columns, ..Self::cut(sql)? };
         // What was cut from the text is what was judged, or it is not sent.
-        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &multi_row.sql(1)).ok()?;
+        let parsed = Parser::parse_sql(&PostgreSqlDialect {}, &multi_row.one()).ok()?;
         (parsed.len() == 1 && parsed[0] == *statement).then_some(multi_row)
     }
 
@@ -143,6 +148,8 @@ impl MultiRow {
                 &mut cut.rest
             } else if done {
                 &mut cut.tail
+            } else if seen_values {
+                &mut cut.values
             } else {
                 &mut cut.head
             };
@@ -157,21 +164,25 @@ impl MultiRow {
         self.parameters
     }
 
-    /// The statement for so many rows: the parameters of the second follow those of the first.
+    /// The statement for one row, as it was.
+    fn one(&self) -> String {
+        let row = self.row_with(|number| format!("${number}"));
+        format!("{}{}({row}){}", self.head, self.values, self.tail)
+    }
+
+    /// The statement for any number of rows: its parameters are arrays, with the first row's in front.
     #[must_use]
-    pub fn sql(&self, rows: usize) -> String {
-        let mut sql = self.head.clone();
-        for row in 0..rows {
-            sql.push_str(if row == 0 { "(" } else { ", (" });
-            for (text, number) in &self.row {
-                sql.push_str(text);
-                sql.push('$');
-                sql.push_str(&(number + row * self.parameters).to_string());
-            }
-            sql.push_str(&self.rest);
-            sql.push(')');
-        }
-        sql + &self.tail
+    pub fn several(&self) -> String {
+        let list =
+            |name: &str| (1..=self.parameters).map(|number| format!("{name}{number}")).collect::<Vec<_>>().join(", ");
+        let (row, arrays, columns) = (self.row_with(|number| format!("given.p{number}")), list("$"), list("p"));
+        format!("{}SELECT {row} FROM unnest({arrays}) AS given ({columns}){}", self.head, self.tail)
+    }
+
+    /// The row, with something in the place of each parameter.
+    fn row_with(&self, parameter: impl Fn(usize) -> String) -> String {
+        let each = self.row.iter().map(|(text, number)| format!("{text}{}", parameter(*number)));
+        each.collect::<String>() + &self.rest
     }
 }
 
@@ -228,6 +239,20 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
     };
     let key = columns.iter().map(place).collect::<Option<Vec<_>>>()?;
     Some((key, columns.iter().map(ToString::to_string).collect()))
+}
+
+/// Sees that an expression names no column.
+struct NoColumns;
+
+impl Visitor for NoColumns {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expression: &Expr) -> ControlFlow<()> {
+        match expression {
+            Expr::Identifier(_) | Expr::CompoundIdentifier(_) => ControlFlow::Break(()),
+            _ => ControlFlow::Continue(()),
+        }
+    }
 }
 
 /// Sees that a statement looks at nothing but its own row.
@@ -291,14 +316,15 @@ mod tests {
     }
 
     #[test]
-    fn the_parameters_of_the_second_row_follow_those_of_the_first() {
+    fn the_parameters_of_several_rows_are_arrays() {
         let sql =
             "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b";
         let multi_row = multi_row(sql).unwrap();
-        assert_eq!(multi_row.sql(1), sql);
+        assert_eq!(multi_row.one(), sql);
         assert_eq!(
-            multi_row.sql(2),
-            "INSERT INTO t (a, b, c)\n VALUES ($1, $2 + 1, TRUE), ($3, $4 + 1, TRUE) ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b"
+            multi_row.several(),
+            "INSERT INTO t (a, b, c)\n SELECT given.p1, given.p2 + 1, TRUE FROM unnest($1, $2) AS given (p1, p2) \
+             ON CONFLICT (a) DO UPDATE SET b = t.b + excluded.b"
         );
         assert_eq!((multi_row.key, multi_row.parameters, &*multi_row.table), (vec![0], 2, "t"));
     }
@@ -337,6 +363,8 @@ mod tests {
             "INSERT INTO t (a) VALUES ($1) RETURNING a",
             "INSERT INTO t (a) VALUES ($1), ($2)",
             "INSERT INTO t (a) VALUES (1)",
+            // What a SELECT has not.
+            "INSERT INTO t (a, b) VALUES ($1, DEFAULT)",
             // No INSERT.
             "UPDATE t SET a = $1",
             "DELETE FROM t WHERE a = $1",
@@ -356,8 +384,7 @@ mod tests {
         ] {
             assert_eq!(multi_row(sql), None, "{sql}");
         }
-        assert_eq!(multi_row(&format!("INSERT INTO t (a, b) VALUES ($1, '{}')", "x".repeat(TEXT))), None, "too long");
         let quoted = r#"INSERT INTO "values" ("values(") VALUES ($1)"#;
-        assert_eq!(multi_row(quoted).map(|multi_row| multi_row.sql(1)), Some(quoted.to_owned()));
+        assert_eq!(multi_row(quoted).map(|multi_row| multi_row.one()), Some(quoted.to_owned()));
     }
 }

@@ -38,7 +38,7 @@ impl ReadModel {
     /// When the database cannot be read.
     pub fn overview(&self) -> Result<Vec<Overview>, DatabaseError> {
         match self {
-            Self::Postgres(database) => database.block_on(postgres(database)),
+            Self::Postgres(database, _) => database.block_on(postgres(database)),
             Self::Sqlite(base, runtime, _) => in_files(base, runtime),
         }
     }

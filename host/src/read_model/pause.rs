@@ -38,7 +38,7 @@ impl ReadModel {
     /// When the database fails.
     pub fn pause(&self, projection: &str, by: &str) -> Result<Paused, DatabaseError> {
         let changed = match self {
-            Self::Postgres(database) => {
+            Self::Postgres(database, ..) => {
                 let pause =
                     "INSERT INTO projectionist.pauses (projection, paused_by) VALUES ($1, $2) ON CONFLICT DO NOTHING";
                 in_postgres(database, sqlx::query(pause).bind(projection).bind(by))?
@@ -58,7 +58,7 @@ impl ReadModel {
     /// When the database fails.
     pub fn resume(&self, projection: &str) -> Result<Paused, DatabaseError> {
         let changed = match self {
-            Self::Postgres(database) => {
+            Self::Postgres(database, ..) => {
                 let resume = "DELETE FROM projectionist.pauses WHERE projection = $1";
                 in_postgres(database, sqlx::query(resume).bind(projection))?
             }

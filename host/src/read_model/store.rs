@@ -142,7 +142,8 @@ pub trait Store: Replays {
     /// When the connection fails.
     fn begin(&mut self) -> Result<(), SqlError>;
 
-    /// From now on, begins a transaction only when no other worker of the projection that takes turns is in one.
+    /// From now on, this and every other worker of the projection in this process begins a transaction only when none of
+    /// them is in one.
     fn take_turns(&mut self);
 
     /// Runs a statement, or keeps it for [`Store::send`].

@@ -8,10 +8,10 @@
 //! # Who is where
 //!
 //! The shared stream follows the **foremost** worker. It keeps what it has read for as long as somebody is behind it,
-//! within a bound in bytes ([`window::KEPT`]). At the bound the foremost waits for the others, but not for ever: after
-//! [`GRACE`] the page is let go, and who has not read it goes on **alone**, on a stream of its own with its own filter.
-//! So a slow projection delays the others once by that much, and never again until it has caught up. Alone is also who
-//! starts far behind. A stream of one's own ends where the shared one goes on: there its reader joins the others.
+//! within a bound in bytes ([`window::KEPT`]). At the bound the foremost waits for the others, but not for ever
+//! ([`patience`]): then the page is let go, and who has not read it goes on **alone**, on a stream of its own with its own
+//! filter. So a slow projection delays the others once by some seconds, and hardly again until it has caught up. Alone is
+//! also who starts far behind. A stream of one's own ends where the shared one goes on: there its reader joins the others.
 //!
 //! # Why nothing is lost or doubled
 //!
@@ -20,13 +20,13 @@
 //! one, if that was read with a filter that covers its own; it skips what is not behind its position. Which stream it
 //! came from makes no difference, and nothing here is remembered beyond the process.
 
+mod patience;
 mod stream;
 mod window;
 
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use fnv::FnvHashMap;
 use tokio::runtime::Handle;
@@ -36,9 +36,6 @@ pub use self::window::Stretch;
 use super::{Filter, Source};
 use crate::database::DatabaseError;
 use crate::event::Position;
-
-/// How long the foremost worker waits for those behind it when there is no room for another page.
-pub const GRACE: Duration = Duration::from_secs(1);
 
 /// What tells readers apart.
 type ReaderId = u64;
@@ -68,7 +65,7 @@ impl Feed {
     /// A feed from this source, reading ahead on the threads of `runtime` that may block.
     #[must_use]
     pub fn new(source: Arc<dyn Source>, runtime: Handle) -> Self {
-        let shared = Stream::shared(Arc::clone(&source), runtime.clone(), GRACE);
+        let shared = Stream::shared(Arc::clone(&source), runtime.clone());
         Self { source, runtime, shared, wishes: Arc::default(), next: Arc::default() }
     }
 

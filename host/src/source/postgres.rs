@@ -28,6 +28,12 @@ const CHANNEL: &str = "projectionist_events";
 /// How many connections a process reads events with, however many workers it has.
 const POOL: u32 = 4;
 
+/// What the planner may not do there. A page is the next events of the primary key, and nothing but a walk along that
+/// index gives a page for the price of a page. But where the planner knows little of the table (it was never analyzed, or
+/// the plan is a generic one) it may take all events up to the horizon and sort them, for each page again. And a large log
+/// looks so dear to it that it compiles the plan for longer than the page takes.
+const SETTINGS: &str = "SET enable_sort = off; SET jit = off";
+
 /// How long to wait before LISTEN is tried again after its connection was lost. Polling goes on meanwhile.
 const RELISTEN: Duration = Duration::from_secs(2);
 
@@ -88,7 +94,7 @@ impl PostgresSource {
             let mut connection = database.connect("projectionist source").await?;
             schema::check_postgres(&database, &mut connection, Tables::Events).await?;
             refuse_what_loses_events(&database, &mut connection).await?;
-            database.pool("projectionist source", POOL).await
+            database.pool("projectionist source", POOL, SETTINGS).await
         })?;
         let bell = Arc::new(Bell::default());
         let listener = runtime.spawn(listen(database.clone(), Arc::clone(&bell)));
@@ -145,30 +151,37 @@ impl PostgresSource {
     }
 }
 
-/// The text of a page's statement, with more conditions or none.
+/// The text of a page's statement: some events of a FROM.
 macro_rules! page {
-    ($conditions:literal) => {
+    ($with:literal, $from:literal) => {
         concat!(
+            $with,
             "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id, aggregate_version,
                     event_type, event_version, payload, metadata::text, trace_id, correlation_id, causation_id,
                     created_at
-             FROM events WHERE global_position > $1 AND global_position <= $2
+             FROM ",
+            $from,
+            " WHERE global_position > $1 AND global_position <= $2
                AND ($3::text[] IS NULL OR event_type = ANY($3))
                AND ($4::text[] IS NULL OR aggregate_type = ANY($4))
-               AND ($5::text[] IS NULL OR bounded_context = ANY($5))",
-            $conditions,
-            " ORDER BY global_position LIMIT $6"
+               AND ($5::text[] IS NULL OR bounded_context = ANY($5))
+             ORDER BY global_position LIMIT $6"
         )
     };
 }
 
 /// A page of events.
-const PAGE: &str = page!("");
+const PAGE: &str = page!("", "events");
 
-/// A page of the events of some aggregates: a statement of its own, so that the pages of workers are not planned with
-/// a condition that they never have.
+/// A page of the events of some aggregates. They are found by their own index, and then there is nothing to do but to sort
+/// them: set apart, because the planner would rather walk along all events than do that ([`SETTINGS`]).
 const PAGE_OF_AGGREGATES: &str = page!(
-    " AND (bounded_context, aggregate_type, aggregate_id) IN (SELECT * FROM unnest($7::text[], $8::text[], $9::text[]))"
+    "WITH theirs AS MATERIALIZED (
+         SELECT * FROM events
+         WHERE (bounded_context, aggregate_type, aggregate_id) IN (SELECT * FROM unnest($7::text[], $8::text[], $9::text[]))
+           AND global_position > $1 AND global_position <= $2)
+     ",
+    "theirs"
 );
 
 /// The virtual ids of whoever holds RowExclusiveLock on the events table, or on a partition of it.
@@ -243,7 +256,7 @@ async fn refuse_what_loses_events(database: &Postgres, connection: &mut PgConnec
 async fn listen(database: Postgres, bell: Arc<Bell>) {
     loop {
         let listened = async {
-            let pool = database.pool("projectionist listen", 1).await?;
+            let pool = database.pool("projectionist listen", 1, "").await?;
             let failed = |error| database.error("LISTEN", error);
             let mut listener = PgListener::connect_with(&pool).await.map_err(failed)?;
             listener.listen(CHANNEL).await.map_err(failed)?;
@@ -313,13 +326,15 @@ impl Source for PostgresSource {
                 "SELECT global_position, event_id, bounded_context, aggregate_type, aggregate_id,
                         aggregate_version, event_type, event_version, payload, metadata::text, trace_id,
                         correlation_id, causation_id, created_at
-                     FROM events WHERE global_position = ANY($1) ORDER BY global_position",
+                     FROM events WHERE global_position = ANY($1)",
             )
             .bind(positions)
             .fetch_all(&self.pool),
         )?;
         let events: Result<Vec<Event>, sqlx::Error> = rows.iter().map(|row| Types::Checked.event(row)).collect();
-        events.map_err(|error| self.database.error("reading an event", error))
+        let mut events = events.map_err(|error| self.database.error("reading an event", error))?;
+        events.sort_unstable_by_key(|event| event.global_position);
+        Ok(events)
     }
 
     fn has_aggregate(

@@ -12,7 +12,7 @@ use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
-use super::{PostgresStore, quote_identifier};
+use super::{PostgresStore, Turns, quote_identifier};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
 use crate::event::Position;
@@ -36,7 +36,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// As [`super::super::ReadModel::claim`].
-    pub fn claim(database: &Postgres, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
+    pub fn claim(database: &Postgres, turns: &Turns, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
         let failed = |source| database.error("claiming a partition", source);
         database.block_on(async {
             let application = format!("projectionist {} {}", slot.projection, slot.partition);
@@ -66,7 +66,8 @@ impl PostgresStore {
                 let Claimed { position, epoch, lineage } = claimed;
                 let parked = parked(&mut connection, slot).await.map_err(failed)?;
                 prepare_advance(&mut connection, slot, epoch, &lineage).await.map_err(failed)?;
-                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch);
+                let turn = turns.of(&slot.projection);
+                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, turn);
                 return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
             }
         })
@@ -87,14 +88,6 @@ pub(in super::super) fn lock_key(slot: &Slot, term: Term) -> i64 {
 /// Takes a lock for this session, if it is free.
 async fn try_lock(connection: &mut PgConnection, key: i64) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(connection).await
-}
-
-/// The advisory lock under which the workers of a projection take turns.
-pub(super) fn turns_key(slot: &Slot) -> i64 {
-    let mut hasher = fnv::FnvHasher::default();
-    hasher.write(b"projectionist turns\0");
-    hasher.write(slot.projection.as_bytes());
-    hasher.finish().cast_signed()
 }
 
 /// The advisory locks that are held in this database now, ours among them.

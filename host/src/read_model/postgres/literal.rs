@@ -1,4 +1,4 @@
-//! A value as an untyped literal of `EXECUTE prepared(…)`.
+//! A value as an untyped literal of `EXECUTE prepared(…)`, or as an element of one that is an array.
 //!
 //! An untyped literal takes the type that the statement expects at its place, so Postgres itself does the
 //! binding: `'5'` is an INTEGER here and a NUMERIC there. What would be read as something else (bytes as text,
@@ -84,12 +84,59 @@ pub(super) fn is_exact(value: &Value, expected: u32) -> bool {
     }
 }
 
+/// Whether values of this type can be an array's elements, and come out of it again as they were: all that are known
+/// here, and those that users make. An array cannot: PostgreSQL takes arrays apart down to what is in the innermost.
+pub(super) fn is_element(expected: u32, name: &str) -> bool {
+    let known = [
+        oid::BOOL,
+        oid::BYTEA,
+        oid::NAME,
+        oid::INT8,
+        oid::INT2,
+        oid::INT4,
+        oid::TEXT,
+        oid::OID,
+        oid::JSON,
+        oid::FLOAT4,
+        oid::FLOAT8,
+        oid::BPCHAR,
+        oid::VARCHAR,
+        oid::DATE,
+        oid::TIMESTAMP,
+        oid::TIMESTAMPTZ,
+        oid::NUMERIC,
+        oid::UUID,
+        oid::JSONB,
+    ];
+    known.contains(&expected) || (expected >= oid::FIRST_OF_USERS && !name.ends_with(']'))
+}
+
+/// What a value is written as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// A literal: `'it''s'`.
+    Literal,
+    /// An element of an array that is one, between `E'{` and `}'`: `"it''s"`.
+    Element,
+}
+
+impl Form {
+    /// What stands around it.
+    fn quote(self) -> char {
+        match self {
+            Self::Literal => '\'',
+            Self::Element => '"',
+        }
+    }
+}
+
 /// Writes a value for the place `number` (from 1) of a statement that expects the type `expected`.
 ///
 /// # Errors
 /// When it does not fit there.
 pub(super) fn write(
     into: &mut String,
+    form: Form,
     number: usize,
     value: &Value,
     expected: u32,
@@ -101,19 +148,27 @@ pub(super) fn write(
             format!("parameter ${number} is {} {}, and the statement expects {name}", article(value), value.kind());
         return Err(SqlError::permanent(sqlstate::PARAMETER_TYPE, message));
     }
+    let quote = form.quote();
     match value {
         Value::Null => into.push_str("NULL"),
-        Value::Boolean(true) => into.push_str("'t'"),
-        Value::Boolean(false) => into.push_str("'f'"),
-        Value::Int64(number) => written(write!(into, "'{number}'")),
-        Value::Float64(number) => write_float(into, *number),
-        Value::Timestamp(micros) => {
-            into.push('\'');
-            into.push_str(&timestamp::format(*micros));
-            into.push('\'');
+        Value::Boolean(true) => written(write!(into, "{quote}t{quote}")),
+        Value::Boolean(false) => written(write!(into, "{quote}f{quote}")),
+        Value::Int64(number) => written(write!(into, "{quote}{number}{quote}")),
+        Value::Float64(number) => {
+            into.push(quote);
+            write_float(into, *number);
+            into.push(quote);
         }
-        Value::Bytes(bytes) => write_bytes(into, bytes),
-        Value::Text(text) | Value::Numeric(text) | Value::Uuid(text) | Value::Json(text) => write_text(into, text),
+        Value::Timestamp(micros) => {
+            into.push(quote);
+            into.push_str(&timestamp::format(*micros));
+            into.push(quote);
+        }
+        Value::Bytes(bytes) => write_bytes(into, form, bytes),
+        Value::Text(text) | Value::Numeric(text) | Value::Uuid(text) | Value::Json(text) => match form {
+            Form::Literal => write_text(into, text),
+            Form::Element => write_element(into, text),
+        },
     }
     Ok(())
 }
@@ -131,11 +186,11 @@ fn written(result: std::fmt::Result) {
 /// A float so that it reads back the same: Rust prints the shortest text that does.
 fn write_float(into: &mut String, number: f64) {
     if number.is_nan() {
-        into.push_str("'NaN'");
+        into.push_str("NaN");
     } else if number.is_infinite() {
-        into.push_str(if number > 0.0 { "'Infinity'" } else { "'-Infinity'" });
+        into.push_str(if number > 0.0 { "Infinity" } else { "-Infinity" });
     } else {
-        written(write!(into, "'{number:e}'"));
+        written(write!(into, "{number:e}"));
     }
 }
 
@@ -154,16 +209,38 @@ fn write_text(into: &mut String, text: &str) {
     into.push('\'');
 }
 
+/// Text as an element of an array: what means something there stands behind a backslash, and each backslash is doubled
+/// because the array is written as `E'…'`.
+fn write_element(into: &mut String, text: &str) {
+    into.reserve(text.len() + 2);
+    into.push('"');
+    let mut rest = text;
+    while let Some(at) = rest.find(['\'', '\\', '"']) {
+        into.push_str(&rest[..at]);
+        into.push_str(match rest.as_bytes()[at] {
+            b'\'' => "''",
+            b'"' => r#"\\""#,
+            _ => r"\\\\",
+        });
+        rest = &rest[at + 1..];
+    }
+    into.push_str(rest);
+    into.push('"');
+}
+
 /// Bytes in the hex format of bytea.
-fn write_bytes(into: &mut String, bytes: &[u8]) {
+fn write_bytes(into: &mut String, form: Form, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    into.reserve(bytes.len() * 2 + 4);
-    into.push_str("E'\\\\x");
+    into.reserve(bytes.len() * 2 + 8);
+    into.push_str(match form {
+        Form::Literal => r"E'\\x",
+        Form::Element => r#""\\\\x"#,
+    });
     for byte in bytes {
         into.push(char::from(DIGITS[usize::from(byte >> 4)]));
         into.push(char::from(DIGITS[usize::from(byte & 15)]));
     }
-    into.push('\'');
+    into.push(form.quote());
 }
 
 #[cfg(test)]
@@ -172,8 +249,13 @@ mod tests {
 
     /// What is written for a value where `expected` is expected.
     fn literal(value: Value, expected: u32) -> String {
+        written_as(Form::Literal, value, expected)
+    }
+
+    /// As [`literal`], in this form.
+    fn written_as(form: Form, value: Value, expected: u32) -> String {
         let mut text = String::new();
-        match write(&mut text, 1, &value, expected, "that type") {
+        match write(&mut text, form, 1, &value, expected, "that type") {
             Ok(()) => text,
             Err(error) => error.message,
         }
@@ -185,6 +267,20 @@ mod tests {
         assert_eq!(literal(Value::Text("it's".into()), oid::TEXT), "'it''s'");
         assert_eq!(literal(Value::Text("'".into()), oid::TEXT), "''''");
         assert_eq!(literal(Value::Bytes(vec![0, 0xab, b'\'']), oid::BYTEA), r"E'\\x00ab27'");
+    }
+
+    #[test]
+    fn an_element_of_an_array_cannot_leave_its_quotes_either() {
+        let element = |value, expected| written_as(Form::Element, value, expected);
+        assert_eq!(
+            element(Value::Text(r#"it's a \ and "x", {NULL}"#.into()), oid::TEXT),
+            r#""it''s a \\\\ and \\"x\\", {NULL}""#
+        );
+        assert_eq!(element(Value::Text(String::new()), oid::TEXT), r#""""#);
+        assert_eq!(element(Value::Null, oid::TEXT), "NULL");
+        assert_eq!(element(Value::Text("NULL".into()), oid::TEXT), r#""NULL""#);
+        assert_eq!(element(Value::Bytes(vec![0, 0xab]), oid::BYTEA), r#""\\\\x00ab""#);
+        assert_eq!(element(Value::Float64(f64::NAN), oid::FLOAT8), r#""NaN""#);
     }
 
     #[test]

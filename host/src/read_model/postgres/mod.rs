@@ -1,6 +1,6 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
+//! [`store`] is the transaction, [`turns`] who takes turns in it, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
 //! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
 //! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
@@ -13,12 +13,14 @@ mod session;
 mod statements;
 mod store;
 mod takeover;
+mod turns;
 
 pub use claim::check;
 pub(super) use claim::{found_and_deleted, held, lock_key};
 pub use dead_letters::PostgresLetters;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
+pub use turns::Turns;
 
 use super::value::{SqlError, sqlstate};
 

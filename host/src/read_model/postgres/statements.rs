@@ -5,7 +5,8 @@
 //! statement and no more, and PREPARE itself takes rows' statements only; what comes after it in a message is
 //! nothing but names of ours and quoted literals.
 //!
-//! A run of one INSERT becomes one statement of several rows where [`MultiRow`] says so: `EXECUTE p0x32('…', …);`.
+//! A run of one INSERT becomes one statement of several rows where [`MultiRow`] says so: `EXECUTE p0x(E'{…}', E'{…}');`,
+//! an array for each parameter.
 
 use std::fmt::Write as _;
 
@@ -17,6 +18,7 @@ use super::super::multi_row;
 #[cfg(doc)]
 use super::super::multi_row::MultiRow;
 use super::super::value::{SqlError, Value, sqlstate};
+use super::literal::Form;
 use super::{literal, sql_error};
 
 /// How many statements stay prepared. A projection that makes up texts without end does not fill the server.
@@ -25,8 +27,8 @@ const PREPARED: usize = 512;
 /// How much of a statement an error quotes.
 const QUOTED: usize = 160;
 
-/// How many rows a statement of several has: the largest first. More gain nothing, and each has to be planned.
-const SEVERAL: [usize; 2] = [32, 8];
+/// How often a statement comes before it is prepared for several rows.
+const AGAIN: usize = 8;
 
 /// A statement that the connection knows.
 #[derive(Debug)]
@@ -37,8 +39,8 @@ struct Prepared {
     text: String,
     /// Whether it can be sent with several rows.
     several: Several,
-    /// For how many rows the server knows it, besides one; also when that is not used any more.
-    made: Vec<usize>,
+    /// Whether the server knows it for several rows; also when that is not used any more.
+    is_made: bool,
     /// Table and key columns of the rows it writes, where it can: what two statements of one run have in common.
     writes: Option<(String, Vec<String>)>,
 }
@@ -70,15 +72,15 @@ struct Run {
     bytes: usize,
 }
 
-/// The rows of one statement in a run.
+/// The rows of one statement in a run, column by column.
 #[derive(Debug, Default)]
 struct Group {
     /// Which statement.
     number: u32,
-    /// The parameters of its rows, as literals with commas between them.
-    text: String,
-    /// Where in the text each row ends.
-    ends: Vec<usize>,
+    /// How many rows there are.
+    rows: usize,
+    /// For each parameter its values, as elements of an array with commas between them.
+    columns: Vec<String>,
 }
 
 /// A part of a message: which statement, and how many rows it has; nothing for the host's own.
@@ -97,6 +99,8 @@ pub(super) struct Statements {
     run: Run,
     /// What stands for one row while it is written.
     row: String,
+    /// Where in it each parameter ends.
+    ends: Vec<usize>,
 }
 
 /// A message ready to be sent.
@@ -131,7 +135,7 @@ impl Statements {
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
         let several = if judged.multi_row.is_some() { Several::Perhaps(0) } else { Several::Never };
         let writes = judged.multi_row.as_ref().map(|of| (of.table.clone(), of.key_columns.clone()));
-        self.prepared.insert(judged.number, Prepared { parameters, text, several, made: Vec::new(), writes });
+        self.prepared.insert(judged.number, Prepared { parameters, text, several, is_made: false, writes });
         Ok(())
     }
 
@@ -154,14 +158,14 @@ impl Statements {
             .await
             .map_err(failed)?;
         let Some((true, any_order)) = safe else { return Ok(()) };
-        // Given by name, the types are those of the one row, whatever Postgres would make of the others.
-        let types: Vec<&str> = prepared.parameters.iter().map(|(_, name)| &**name).collect();
-        for rows in SEVERAL {
-            let types = vec![types.join(", "); rows].join(", ");
-            let prepare = format!("PREPARE p{}x{rows} ({types}) AS {}", judged.number, multi_row.sql(rows));
-            sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
-            prepared.made.push(rows);
+        if !prepared.parameters.iter().all(|(oid, name)| literal::is_element(*oid, name)) {
+            return Ok(());
         }
+        // Given by name, the types are those of the one row.
+        let types: Vec<String> = prepared.parameters.iter().map(|(_, name)| format!("{name}[]")).collect();
+        let prepare = format!("PREPARE p{}x ({}) AS {}", judged.number, types.join(", "), multi_row.several());
+        sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(connection).await.map_err(failed)?;
+        prepared.is_made = true;
         prepared.several = Several::Prepared { any_order: any_order && !multi_row.key.is_empty() };
         Ok(())
     }
@@ -169,7 +173,7 @@ impl Statements {
     /// Whether it is time to prepare a statement for several rows: it comes again and again.
     pub(super) fn wants_several(&self, judged: &Judged) -> bool {
         let several = self.prepared.get(&judged.number).map(|prepared| prepared.several);
-        matches!(several, Some(Several::Perhaps(times)) if times >= SEVERAL[SEVERAL.len() - 1])
+        matches!(several, Some(Several::Perhaps(times)) if times >= AGAIN)
     }
 
     /// Never again sends a statement with several rows: two of them were the same to the database.
@@ -189,7 +193,7 @@ impl Statements {
         let mut names = Vec::new();
         for (number, prepared) in &self.prepared {
             names.push(format!("DEALLOCATE p{number}"));
-            names.extend(prepared.made.iter().map(|rows| format!("DEALLOCATE p{number}x{rows}")));
+            names.extend(prepared.is_made.then(|| format!("DEALLOCATE p{number}x")));
         }
         connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
         self.prepared.clear();
@@ -214,15 +218,22 @@ impl Statements {
             );
             return Err(within(SqlError::permanent(sqlstate::PARAMETER_COUNT, message), &prepared.text));
         }
+        let form = match prepared.several {
+            Several::Prepared { .. } => Form::Element,
+            Several::Never | Several::Perhaps(_) => Form::Literal,
+        };
         self.row.clear();
+        self.ends.clear();
         let (mut key, mut is_exact) = (String::new(), true);
         let in_key = |at: usize| judged.multi_row.as_ref().is_some_and(|multi_row| multi_row.key.contains(&at));
         for (at, (value, (oid, name))) in parameters.iter().zip(&prepared.parameters).enumerate() {
-            if at > 0 {
+            if at > 0 && form == Form::Literal {
                 self.row.push(',');
             }
             let start = self.row.len();
-            literal::write(&mut self.row, at + 1, value, *oid, name).map_err(|error| within(error, &prepared.text))?;
+            literal::write(&mut self.row, form, at + 1, value, *oid, name)
+                .map_err(|error| within(error, &prepared.text))?;
+            self.ends.push(self.row.len());
             if in_key(at) {
                 key.push_str(&self.row[start..]);
                 key.push(',');
@@ -234,11 +245,11 @@ impl Statements {
                 self.end_run();
             }
             self.run.is_inexact |= !is_exact;
-            self.run.add(judged.number, &self.row, key);
+            self.run.add(judged.number, &self.row, &self.ends, key);
             return Ok(());
         }
         self.end_run();
-        execute(&mut self.message, judged.number, 1, &self.row);
+        execute(&mut self.message, judged.number, &self.row);
         self.parts.push(Some((judged.number, 1)));
         if let Some(Prepared { several: Several::Perhaps(times), .. }) = self.prepared.get_mut(&judged.number) {
             *times += 1;
@@ -254,18 +265,9 @@ impl Statements {
 
     /// Puts the run into the message, in as few statements as there are.
     fn end_run(&mut self) {
-        for Group { number, text, ends } in &self.run.groups {
-            let (mut at, mut start) = (0, 0);
-            while at < ends.len() {
-                let left = ends.len() - at;
-                let rows = SEVERAL.into_iter().find(|rows| *rows <= left).unwrap_or(1);
-                let end = ends[at + rows - 1];
-                execute(&mut self.message, *number, rows, &text[start..end]);
-                self.parts.push(Some((*number, rows)));
-                at += rows;
-                // Behind the comma.
-                start = end + 1;
-            }
+        for Group { number, rows, columns } in &self.run.groups {
+            execute_several(&mut self.message, *number, columns);
+            self.parts.push(Some((*number, *rows)));
         }
         self.run.forget();
     }
@@ -319,18 +321,22 @@ impl Run {
             && prepared.get(&first.number).zip(prepared.get(&number)).is_some_and(|(a, b)| same_rows(a, b)))
     }
 
-    /// Adds a row.
-    fn add(&mut self, number: u32, row: &str, key: String) {
+    /// Adds a row, whose parameters end at `ends`.
+    fn add(&mut self, number: u32, row: &str, ends: &[usize], key: String) {
         let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
-            self.groups.push(Group { number, ..Group::default() });
+            self.groups.push(Group { number, rows: 0, columns: vec![String::new(); ends.len()] });
             self.groups.len() - 1
         });
         let group = &mut self.groups[at];
-        if !group.ends.is_empty() {
-            group.text.push(',');
+        let mut start = 0;
+        for (column, end) in group.columns.iter_mut().zip(ends) {
+            if group.rows > 0 {
+                column.push(',');
+            }
+            column.push_str(&row[start..*end]);
+            start = *end;
         }
-        group.text.push_str(row);
-        group.ends.push(group.text.len());
+        group.rows += 1;
         self.bytes += row.len();
         if !key.is_empty() {
             self.keys.insert(key);
@@ -346,13 +352,24 @@ impl Run {
 }
 
 /// Writes the execution of a prepared statement.
-fn execute(message: &mut String, number: u32, rows: usize, parameters: &str) {
+fn execute(message: &mut String, number: u32, parameters: &str) {
     // Writing into a `String` cannot fail.
-    let written = match (rows, parameters) {
-        (1, "") => write!(message, "EXECUTE p{number};"),
-        (1, _) => write!(message, "EXECUTE p{number}({parameters});"),
-        _ => write!(message, "EXECUTE p{number}x{rows}({parameters});"),
+    let written = match parameters {
+        "" => write!(message, "EXECUTE p{number};"),
+        _ => write!(message, "EXECUTE p{number}({parameters});"),
     };
+    debug_assert!(written.is_ok(), "a String takes whatever is written");
+}
+
+/// Writes the execution of a statement that is prepared for several rows.
+fn execute_several(message: &mut String, number: u32, columns: &[String]) {
+    let mut opening = '(';
+    let mut written = write!(message, "EXECUTE p{number}x");
+    for elements in columns {
+        written = written.and(write!(message, "{opening}E'{{{elements}}}'"));
+        opening = ',';
+    }
+    message.push_str(");");
     debug_assert!(written.is_ok(), "a String takes whatever is written");
 }
 

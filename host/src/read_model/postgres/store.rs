@@ -11,6 +11,7 @@ use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
+use super::turns::Turn;
 use super::{quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
@@ -30,8 +31,8 @@ pub struct PostgresStore {
     epoch: Epoch,
     /// Whether a BEGIN was sent and not ended.
     open: bool,
-    /// The lock under which workers take turns, when they do.
-    turns: Option<i64>,
+    /// Whether the projection's workers take turns.
+    turn: Turn,
     /// What results may be.
     limits: StatementLimits,
     /// What was prepared and kept.
@@ -55,6 +56,7 @@ impl PostgresStore {
         slot: Slot,
         position: Position,
         epoch: Epoch,
+        turn: Turn,
     ) -> Self {
         let limits = SqlLimits::default().statement;
         Self {
@@ -63,7 +65,7 @@ impl PostgresStore {
             position,
             epoch,
             open: false,
-            turns: None,
+            turn,
             limits,
             statements: Statements::default(),
         }
@@ -184,16 +186,15 @@ impl Store for PostgresStore {
         // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
         self.statements.forget();
         self.statements.keep_own("BEGIN");
-        if let Some(lock) = self.turns {
+        if let Some(lock) = self.turn.lock() {
             self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
         }
         Ok(())
     }
 
     fn take_turns(&mut self) {
-        if self.turns.is_none() {
+        if self.turn.take() {
             tracing::info!("partitions of this projection write the same rows: from now on they take turns");
-            self.turns = Some(super::claim::turns_key(&self.slot));
         }
     }
 

@@ -119,7 +119,7 @@ impl ReadModel {
     /// When somebody else has it, or the database fails.
     pub fn rebuild(&self, projection: &str, owner: &str) -> Result<Rebuild, RebuildError> {
         Ok(match self {
-            Self::Postgres(database) => Rebuild::Postgres(postgres::Rebuild::begin(database, projection, owner)?),
+            Self::Postgres(database, _) => Rebuild::Postgres(postgres::Rebuild::begin(database, projection, owner)?),
             Self::Sqlite(base, runtime, _) => {
                 Rebuild::Sqlite(sqlite::Rebuild::begin(base, projection, owner, runtime.clone())?)
             }

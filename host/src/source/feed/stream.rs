@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
 use super::ReaderId;
+use super::patience::{Hindmost, Patience};
 use super::window::{Stretch, Window};
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
@@ -32,14 +33,23 @@ pub(super) enum Given {
     },
 }
 
+/// How many readers a stream has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Readers {
+    /// One.
+    One,
+    /// As many as there are workers.
+    Many,
+}
+
 /// A stream.
 pub(super) struct Stream {
     /// Where events come from.
     source: Arc<dyn Source>,
     /// Where pages are read ahead.
     runtime: Handle,
-    /// How long the foremost waits for the others; nothing when there are no others.
-    grace: Option<Duration>,
+    /// Whether it has one reader, or more who wait for each other.
+    readers: Readers,
     /// What is there, and who reads on.
     state: Mutex<State>,
     /// Something in it has changed.
@@ -47,10 +57,12 @@ pub(super) struct Stream {
 }
 
 /// What is there, and who reads on.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     /// What was read.
     window: Window,
+    /// How long the foremost still waits for those behind it.
+    patience: Patience,
     /// What to read with.
     filter: Arc<Filter>,
     /// How far may be read, when that was last looked for.
@@ -85,19 +97,30 @@ impl fmt::Debug for Stream {
 
 impl Stream {
     /// For many readers.
-    pub(super) fn shared(source: Arc<dyn Source>, runtime: Handle, grace: Duration) -> Arc<Self> {
-        Self::new(source, runtime, Some(grace), Filter::default())
+    pub(super) fn shared(source: Arc<dyn Source>, runtime: Handle) -> Arc<Self> {
+        Self::new(source, runtime, Readers::Many, Filter::default())
     }
 
     /// For one reader.
     pub(super) fn alone(source: Arc<dyn Source>, runtime: Handle, filter: Filter) -> Arc<Self> {
-        Self::new(source, runtime, None, filter)
+        Self::new(source, runtime, Readers::One, filter)
     }
 
     /// Nothing is read yet.
-    fn new(source: Arc<dyn Source>, runtime: Handle, grace: Option<Duration>, filter: Filter) -> Arc<Self> {
-        let state = State { filter: Arc::new(filter), rows: ROWS, ..State::default() };
-        Arc::new(Self { source, runtime, grace, state: Mutex::new(state), changed: Condvar::new() })
+    fn new(source: Arc<dyn Source>, runtime: Handle, readers: Readers, filter: Filter) -> Arc<Self> {
+        let state = State {
+            window: Window::default(),
+            patience: Patience::new(Instant::now()),
+            filter: Arc::new(filter),
+            horizon: Position::START,
+            until: None,
+            rows: ROWS,
+            reading: false,
+            looks: 0,
+            in_vain: 0,
+            restarts: 0,
+        };
+        Arc::new(Self { source, runtime, readers, state: Mutex::new(state), changed: Condvar::new() })
     }
 
     /// Reads with this filter from the next page on.
@@ -130,10 +153,9 @@ impl Stream {
         let mut state = self.lock();
         state.until = until;
         let asked = state.looks;
-        let mut waiting = None;
         loop {
             if let Some(stretch) = state.window.holding(from, filter).map(Arc::clone) {
-                state.window.move_to(reader, from);
+                state.move_to(reader, from);
                 self.read_ahead(&mut state);
                 drop(state);
                 // The foremost may wait for room.
@@ -142,18 +164,20 @@ impl Stream {
             }
             match state.window.end() {
                 Some(end) if end == from => {}
-                Some(end) if end > from && self.grace.is_some() => {
+                Some(end) if end > from && self.readers == Readers::Many => {
+                    tracing::debug!(reader, from = from.get(), end = end.get(), "reads alone for now");
                     state.window.leave(reader);
                     return Ok(Given::Elsewhere { joins: end });
                 }
                 // The first to come, or one who is further than all the others.
                 _ => {
+                    tracing::debug!(reader, from = from.get(), "begins");
                     state.window.restart(from);
                     state.restarts += 1;
                     state.reading = false;
                 }
             }
-            state.window.move_to(reader, from);
+            state.move_to(reader, from);
             if state.reading {
                 state = self.wait(state, None);
                 continue;
@@ -162,10 +186,12 @@ impl Stream {
                 return Ok(Given::Nothing);
             }
             if !state.window.has_room() {
-                let since = *waiting.get_or_insert_with(Instant::now);
-                match self.grace.and_then(|grace| grace.checked_sub(since.elapsed())) {
-                    Some(left) if !left.is_zero() => state = self.wait(state, Some(left)),
-                    _ => state.window.make_room(),
+                match state.patience_left().filter(|_| self.readers == Readers::Many) {
+                    Some(left) => state = self.wait(state, Some(left)),
+                    None => {
+                        tracing::debug!(reader, "goes on without those behind");
+                        state.window.make_room();
+                    }
                 }
                 continue;
             }
@@ -292,6 +318,22 @@ impl Stream {
 }
 
 impl State {
+    /// A reader has read through a position.
+    fn move_to(&mut self, reader: ReaderId, position: Position) {
+        if self.window.move_to(reader, position) {
+            self.patience.moved(Instant::now());
+        }
+        if self.window.has_room() {
+            self.patience.rest(Instant::now());
+        }
+    }
+
+    /// How long the foremost should wait for room; nothing when it has waited long enough.
+    fn patience_left(&mut self) -> Option<Duration> {
+        let hindmost = if self.window.expects_somebody() { Hindmost::Coming } else { Hindmost::Reading };
+        self.patience.wait(hindmost, Instant::now())
+    }
+
     /// Whether more is known to stand behind the end, and there is use for it.
     fn is_worth_reading_ahead(&self) -> bool {
         let upto = self.until.map_or(self.horizon, |until| until.min(self.horizon));

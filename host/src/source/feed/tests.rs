@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
@@ -198,7 +198,7 @@ fn a_reader_that_stops_reading_holds_the_others_back_for_a_moment_only() {
     let runtime = runtime();
     let log = Arc::new(Log::default());
     log.length.store(1_000, Ordering::SeqCst);
-    let stream = Stream::shared(log, runtime.handle().clone(), Duration::from_millis(50));
+    let stream = Stream::shared(log, runtime.handle().clone());
     let filter = Filter::default();
     let next = |reader, from| stream.next(reader, Position::new(from), &filter, None).unwrap();
     assert!(matches!(next(1, 0), Given::Stretch(_)));

@@ -86,10 +86,13 @@ impl Window {
         self.readers.insert(reader, Place::Coming);
     }
 
-    /// A reader has read through a position; lets go of what everybody is through with.
-    pub(super) fn move_to(&mut self, reader: ReaderId, position: Position) {
-        self.readers.insert(reader, Place::At(position));
+    /// A reader has read through a position; lets go of what everybody is through with. Says whether it was the
+    /// hindmost, and has moved.
+    pub(super) fn move_to(&mut self, reader: ReaderId, position: Position) -> bool {
+        let hindmost = self.hindmost();
+        let before = self.readers.insert(reader, Place::At(position));
         self.let_go();
+        before.is_some_and(|place| place != Place::At(position) && Some(place.through()) == hindmost)
     }
 
     /// A reader is not here any more.
@@ -100,10 +103,20 @@ impl Window {
 
     /// Lets go of what everybody is through with.
     fn let_go(&mut self) {
-        let Some(hindmost) = self.readers.values().map(|place| place.through()).min() else { return };
+        let Some(hindmost) = self.hindmost() else { return };
         while self.stretches.front().is_some_and(|stretch| stretch.through <= hindmost) {
             self.drop_first();
         }
+    }
+
+    /// How far the hindmost has read.
+    fn hindmost(&self) -> Option<Position> {
+        self.readers.values().map(|place| place.through()).min()
+    }
+
+    /// Whether somebody has not begun to read.
+    pub(super) fn expects_somebody(&self) -> bool {
+        self.readers.values().any(|place| *place == Place::Coming)
     }
 
     /// Whether another stretch may be read.
@@ -203,7 +216,8 @@ mod tests {
         window.expect(2);
         window.move_to(1, Position::new(20));
         assert_eq!(holding(&window, 0), Some(0), "the other is still to come");
-        window.move_to(2, Position::new(10));
+        assert!(window.move_to(2, Position::new(10)), "it was the hindmost");
+        assert!(!window.move_to(1, Position::new(20)));
         assert_eq!((holding(&window, 0), holding(&window, 10)), (None, Some(10)));
         window.leave(2);
         assert_eq!(holding(&window, 10), None);
