@@ -88,6 +88,12 @@ impl Host {
 }
 
 impl Request {
+    /// A request to any server, for a path.
+    #[must_use]
+    pub fn to(address: &str, path: &str) -> Self {
+        Self { address: address.to_owned(), line: format!("GET {path}"), head: vec![], body: String::new() }
+    }
+
     /// With this token.
     #[must_use]
     pub fn bearing(mut self, token: &str) -> Self {
@@ -128,11 +134,29 @@ impl Request {
         }
         text.push_str(&format!("Content-Length: {}\r\n\r\n{}", self.body.len(), self.body));
         stream.write_all(text.as_bytes())?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
+        let (mut answer, mut piece) = (Vec::new(), [0; 4096]);
+        // Some servers say how much there is, and leave the connection open.
+        while !is_whole(&answer) {
+            match stream.read(&mut piece)? {
+                0 => break,
+                count => answer.extend_from_slice(&piece[..count]),
+            }
+        }
+        let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
         let code = head.split(' ').nth(1).and_then(|code| code.parse().ok());
         let code = code.ok_or_else(|| std::io::Error::other(format!("no answer of HTTP: {answer:?}")))?;
         Ok(Answer { code, head: head.to_owned(), body: body.to_owned() })
     }
+}
+
+/// Whether an answer has all that its head announces.
+fn is_whole(answer: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(answer);
+    let Some((head, _)) = text.split_once("\r\n\r\n") else { return false };
+    let announced = head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    announced.is_some_and(|length| answer.len() >= head.len() + 4 + length)
 }

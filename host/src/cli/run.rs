@@ -291,8 +291,8 @@ pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Sta
     for Job { slot, partitions, options } in jobs {
         for partition in partitions {
             let name = slot.get().descriptor.name.clone();
-            let progress = Arc::new(Progress::new(&name, *partition));
             let meter = Meter::new(&name, partition);
+            let progress = Arc::new(Progress::new(&name, *partition, meter.clone()));
             all.push(Arc::clone(&progress));
             workers.push(Worker {
                 partition: *partition,

@@ -2,7 +2,8 @@
 //!
 //! Where there is a token, everything needs it but the two probes, which tell nothing. Where there is none, only this
 //! machine can connect, and whoever is on it may look. A page that a browser there has open could ask too, under a name of
-//! its own that it lets point here (DNS rebinding); so a request without a token has to name this machine.
+//! its own that it lets point here (DNS rebinding); so a request without a token has to name this machine. What changes
+//! something, and what shows payloads, is off without a token.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -102,6 +103,19 @@ pub(super) async fn check(State(access): State<Arc<RwLock<Access>>>, request: Re
             (StatusCode::FORBIDDEN, message).into_response()
         }
         Access::Bearers(_) | Access::ThisMachine => next.run(request).await,
+    }
+}
+
+/// Lets a request through that may do something, or see payloads: never without a token.
+pub(super) async fn check_token(State(access): State<Arc<RwLock<Access>>>, request: Request, next: Next) -> Response {
+    let access = access.read().unwrap_or_else(PoisonError::into_inner).clone();
+    match access {
+        Access::Bearers(token) if token.is_borne(request.headers()) => next.run(request).await,
+        Access::Bearers(_) => unauthorized(),
+        Access::ThisMachine => {
+            let message = "this needs a token, and the host was started without one (--http-token-file)\n";
+            (StatusCode::FORBIDDEN, message).into_response()
+        }
     }
 }
 

@@ -1,9 +1,11 @@
-//! What a host serves over HTTP: metrics for Prometheus, and health for probes and people.
+//! What a host serves over HTTP: metrics for Prometheus, health for probes and people, and a dashboard.
 //!
-//! [`access`] is who may ask for what. Nothing here is on the way of an event: a worker that is busy answers nothing, and
+//! [`access`] is who may ask for what, [`dashboard`] the page and what it shows, [`actions`] what can be done there. Nothing here is on the way of an event: a worker that is busy answers nothing, and
 //! the pages are made of what [`crate::operations`] reads when somebody asks.
 
 mod access;
+mod actions;
+mod dashboard;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
@@ -12,7 +14,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use axum::extract::{FromRef, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde_json::json;
 use tokio::runtime::Handle;
@@ -58,6 +60,20 @@ struct App {
     observer: Arc<Observer>,
     /// How late projections may be.
     max_lag: Arc<RwLock<MaxLag>>,
+    /// Who may ask for what.
+    access: Arc<RwLock<Access>>,
+}
+
+impl App {
+    /// How late projections may be, now.
+    fn max_lag(&self) -> MaxLag {
+        self.max_lag.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Whether there is a token, so that something can be done.
+    fn has_token(&self) -> bool {
+        matches!(&*self.access.read().unwrap_or_else(PoisonError::into_inner), Access::Bearers(_))
+    }
 }
 
 impl FromRef<App> for Arc<Observer> {
@@ -91,22 +107,30 @@ impl Bound {
         let address = self.listener.local_addr()?;
         let _in_the_runtime = runtime.enter();
         let listener = tokio::net::TcpListener::from_std(self.listener)?;
-        let app = App { observer, max_lag: Arc::new(RwLock::new(self.max_lag)) };
         let access = Arc::new(RwLock::new(self.access));
+        let app = App { observer, max_lag: Arc::new(RwLock::new(self.max_lag)), access: Arc::clone(&access) };
         let served =
             Served { access: Arc::clone(&access), token_file: self.token_file, max_lag: Arc::clone(&app.max_lag) };
-        let open = Router::new().route("/live", get(live)).route("/ready", get(ready));
-        let guarded = Router::new()
+        let open = Router::new().route("/", get(dashboard::page)).route("/live", get(live)).route("/ready", get(ready));
+        let looking = Router::new()
             .route("/health", get(health))
             .route("/metrics", get(metrics))
-            .layer(middleware::from_fn_with_state(access, access::check));
-        let router = open.merge(guarded).with_state(app);
+            .route("/api/state", get(dashboard::state))
+            .route("/api/events", get(dashboard::events))
+            .layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));
+        let acting = Router::new()
+            .route("/api/dead-letters", get(actions::dead_letters).post(actions::ask))
+            .route("/api/projections/{name}/pause", post(actions::pause))
+            .route("/api/projections/{name}/resume", post(actions::resume))
+            .layer(middleware::from_fn_with_state(access, access::check_token));
+        let router = open.merge(looking).merge(acting).with_state(app);
+        let router = router.into_make_service_with_connect_info::<SocketAddr>();
         runtime.spawn(async move {
             if let Err(error) = axum::serve(listener, router).await {
                 tracing::error!(%error, "nothing is served over HTTP any more; the workers go on");
             }
         });
-        tracing::info!(%address, "serving metrics and health over HTTP");
+        tracing::info!(%address, "serving the dashboard, metrics and health over HTTP");
         Ok(served)
     }
 }
@@ -156,7 +180,7 @@ async fn ready(State(observer): State<Arc<Observer>>) -> Response {
 async fn health(State(app): State<App>) -> Response {
     let report = app.observer.look().await;
     let report = report.as_deref().map_err(String::as_str);
-    let max_lag = app.max_lag.read().unwrap_or_else(PoisonError::into_inner).clone();
+    let max_lag = app.max_lag();
     let health = Health::judge(app.observer.workers(), report, &max_lag);
     let code = match health.status {
         Status::Healthy | Status::Degraded => StatusCode::OK,

@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use crate::event::Position;
 use crate::partition::Partition;
+use crate::telemetry::metrics::{Cost, Meter};
 
 /// What a worker is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,18 +48,21 @@ pub struct Progress {
     position: AtomicU64,
     /// What it is about.
     state: Mutex<State>,
+    /// What it counts.
+    meter: Meter,
 }
 
 impl Progress {
     /// Of a worker that has not begun.
     #[must_use]
-    pub fn new(projection: &str, partition: Partition) -> Self {
+    pub fn new(projection: &str, partition: Partition, meter: Meter) -> Self {
         Self {
             projection: projection.to_owned(),
             partition,
             applied: AtomicU64::new(0),
             position: AtomicU64::new(0),
             state: Mutex::new(State::Starting),
+            meter,
         }
     }
 
@@ -99,6 +103,12 @@ impl Progress {
     #[must_use]
     pub fn position(&self) -> Position {
         Position::new(self.position.load(Ordering::Relaxed))
+    }
+
+    /// What its batches have cost so far.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        self.meter.cost()
     }
 
     /// What the worker is about.

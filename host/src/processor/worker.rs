@@ -28,7 +28,8 @@ use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::source::Feed;
 use crate::source::wake::Seen;
-use crate::telemetry::metrics::{self, Meter, Reload};
+use crate::telemetry::metrics::Meter;
+use crate::telemetry::reloads;
 
 /// How often whoever stands by asks whether the partition is free.
 const STANDBY: Duration = Duration::from_millis(250);
@@ -472,7 +473,8 @@ impl Worker {
             }
             Err(Trouble::End(outcome)) => {
                 tracing::error!(?outcome, "the new plugin cannot take over; the last good one goes on");
-                metrics::reloaded(&last_good.descriptor.name, Reload::Refused);
+                let (name, why) = (&last_good.descriptor.name, format!("{outcome:?}"));
+                reloads::note(name, &last_good.digest, &plugin.digest, Some(&why));
                 self.plugin.take_back(&plugin, &last_good);
                 reader.want(last_good.descriptor.filter(), applier.position);
                 applier.swap(last_good);

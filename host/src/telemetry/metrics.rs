@@ -5,7 +5,7 @@
 //! state of the databases (lag, horizon, dead letters) is read when somebody asks: see
 //! [`crate::operations`]. `docs/metrics.md` lists all of them.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -14,6 +14,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+use serde::Serialize;
 
 /// A partition of a projection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -228,6 +229,21 @@ pub struct Committed {
     pub memory: Option<usize>,
 }
 
+/// What a worker's batches have cost so far, for who wants no Prometheus.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Cost {
+    /// Transactions that applied events.
+    pub batches: u64,
+    /// Their seconds in the projection.
+    pub guest_seconds: f64,
+    /// In its statements.
+    pub sql_seconds: f64,
+    /// At the commit.
+    pub commit_seconds: f64,
+    /// Bytes that the running instance has.
+    pub memory: usize,
+}
+
 /// What one worker counts.
 #[derive(Clone, Debug)]
 pub struct Meter {
@@ -253,6 +269,8 @@ pub struct Meter {
     claims: Counter,
     /// Bytes.
     memory: Gauge,
+    /// The same, to be read.
+    cost: Arc<Mutex<Cost>>,
 }
 
 impl Meter {
@@ -272,6 +290,7 @@ impl Meter {
             dead_letters: metrics.dead_letters.get_or_create_owned(&of),
             claims: metrics.claims.get_or_create_owned(&of),
             memory: metrics.memory.get_or_create_owned(&of),
+            cost: Arc::default(),
             of,
         }
     }
@@ -289,8 +308,21 @@ impl Meter {
             self.batches.inc();
             self.batch.observe(whole.as_secs_f64());
             self.sql.observe(sql.as_secs_f64());
-            self.guest.observe(whole.saturating_sub(sql + commit).as_secs_f64());
+            let guest = whole.saturating_sub(sql + commit);
+            self.guest.observe(guest.as_secs_f64());
+            let mut cost = self.cost.lock().unwrap_or_else(PoisonError::into_inner);
+            cost.batches += 1;
+            cost.guest_seconds += guest.as_secs_f64();
+            cost.sql_seconds += sql.as_secs_f64();
+            cost.commit_seconds += commit.as_secs_f64();
+            cost.memory = memory.unwrap_or(cost.memory);
         }
+    }
+
+    /// What its batches have cost so far.
+    #[must_use]
+    pub fn cost(&self) -> Cost {
+        *self.cost.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Something failed.

@@ -1,6 +1,7 @@
-//! Logs: text or JSON on stderr, with projection, partition and position as fields; and [`metrics`].
+//! Logs: text or JSON on stderr, with projection, partition and position as fields; [`metrics`]; and [`reloads`].
 
 pub mod metrics;
+pub mod reloads;
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;

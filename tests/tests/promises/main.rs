@@ -10,6 +10,7 @@ mod chaos;
 mod claims;
 mod config_file;
 mod configuration;
+mod dashboard;
 mod dead_letter_tools;
 mod dead_letters;
 mod demo;
