@@ -117,12 +117,12 @@ impl Bound {
             .route("/metrics", get(metrics))
             .route("/api/state", get(dashboard::state))
             .route("/api/events", get(dashboard::events))
-            .layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));
+            .route_layer(middleware::from_fn_with_state(Arc::clone(&access), access::check));
         let acting = Router::new()
             .route("/api/dead-letters", get(actions::dead_letters).post(actions::ask))
             .route("/api/projections/{name}/pause", post(actions::pause))
             .route("/api/projections/{name}/resume", post(actions::resume))
-            .layer(middleware::from_fn_with_state(access, access::check_token));
+            .route_layer(middleware::from_fn_with_state(access, access::check_token));
         let router = open.merge(looking).merge(acting).with_state(app);
         let router = router.into_make_service_with_connect_info::<SocketAddr>();
         runtime.spawn(async move {
