@@ -57,7 +57,7 @@ impl Host {
 
     /// What it has printed so far.
     #[must_use]
-    pub fn out(&self) -> String {
+    pub fn printed(&self) -> String {
         self.stdout.text()
     }
 

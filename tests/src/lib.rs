@@ -58,6 +58,6 @@ pub use setup::{Checkpoint, DeadLetter, Setup};
 pub use small_disk::SmallDisk;
 pub use wait::{wait_for, wait_until};
 
-// Only the tests in tests/ make components, and read events as the host does.
+// Only the tests in tests/ make guests by hand, and read events as the host does.
 #[cfg(test)]
-use {projectionist_host as _, rcgen as _, wasm_encoder as _, wit_component as _};
+use {projectionist_host as _, rcgen as _, wasm_encoder as _, wat as _, wit_component as _, wit_parser as _};

@@ -62,6 +62,11 @@ struct Tally {
 }
 
 impl Import {
+    /// Of a file, as the command does it without options.
+    pub(super) fn of(file: &Path) -> Self {
+        Self { file: file.to_owned(), chunk_size: 1_000, allow_any_payload: false }
+    }
+
     /// Runs it.
     ///
     /// # Errors

@@ -8,6 +8,7 @@ pub mod append;
 pub mod completions;
 pub mod config;
 pub mod demo;
+pub mod dev;
 pub mod dlq;
 pub mod doctor;
 pub mod exit;
@@ -22,6 +23,7 @@ pub mod overrides;
 pub mod pause;
 pub mod plugin;
 pub mod rebuild;
+pub mod replica_set;
 pub mod run;
 pub mod status;
 pub mod trust;
@@ -77,7 +79,7 @@ pub struct Global {
     #[arg(long, global = true, env = "LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
     pub log_format: LogFormat,
     /// What is logged: a level, or a filter such as `info,projectionist_host=debug` [default: info for `run` and
-    /// `migrate`, warn for the others]
+    /// `migrate`, warn and what the projection says for `dev`, warn for the others]
     #[arg(long, global = true, env = "LOG", value_name = "FILTER")]
     pub log: Option<String>,
 }
@@ -95,6 +97,8 @@ pub enum Command {
     Export(export::Export),
     /// Run projections
     Run(run::Run),
+    /// For whoever writes a projection: build the crate on each change, run it, and show what it made of the events
+    Dev(dev::Dev),
     /// Build a read model afresh beside the one in use, then swap the two
     Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
@@ -118,7 +122,7 @@ pub enum Command {
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     /// `--database-url`.
     pub events: DatabaseUrl,
@@ -172,7 +176,12 @@ impl Context {
 
 /// What is logged.
 fn log_filter<'line>(global: &'line Global, command: &Command) -> &'line str {
-    let usual = if matches!(command, Command::Run(_) | Command::Migrate(_)) { "info,sqlx=warn" } else { "warn" };
+    let usual = match command {
+        Command::Run(_) | Command::Migrate(_) => "info,sqlx=warn",
+        // What the projection says is what its author wants to see. Events that are not applied are printed.
+        Command::Dev(_) => "warn,plugin=debug,projectionist_host::processor=off",
+        _ => "warn",
+    };
     global.log.as_deref().unwrap_or(usual)
 }
 
@@ -206,6 +215,7 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Import(import) => import.run(&context),
         Command::Export(export) => export.run(&context),
         Command::Run(run) => run.run(&context),
+        Command::Dev(dev) => dev.run(&context),
         Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
         Command::Doctor(doctor) => doctor.run(&context),

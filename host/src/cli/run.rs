@@ -10,7 +10,8 @@ use super::exit::{Ended, UsageError};
 use super::http::HttpOptions;
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
 use super::overrides::{self, Override};
-use crate::http::Served;
+use super::replica_set::{ReplicaOptions, Shared};
+use crate::http::{Bound, Served};
 use crate::operations::health::MaxLag;
 use crate::operations::observer::Observer;
 use crate::partition::Partition;
@@ -18,8 +19,11 @@ use crate::plugin::PluginSlot;
 use crate::plugin::load::Loader;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
+use crate::processor::progress::Crew;
+use crate::processor::replica::Replica;
+use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
-use crate::processor::{OnError, Options, Progress, Stop, Supervisor};
+use crate::processor::{OnError, Options, Outcome, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
 use crate::read_model::heartbeat::Heartbeat;
 use crate::source::{self, Feed, Source};
@@ -32,9 +36,11 @@ use crate::telemetry::metrics::Meter;
     host run --plugin user_count.wasm --plugin delays=carrier_delays.wasm --workers 4\n  \
     host run --plugin carrier_delays.wasm --partition-key 0 --total-partitions 4\n  \
     host run --plugin carrier_delays.wasm --once --database-url postgres://localhost/shop\n  \
-    host run --plugin bought.wasm --require-signature --trusted-keys keys.txt\n\n\
+    host run --plugin bought.wasm --require-signature --trusted-keys keys.txt\n  \
+    host run --plugin user_count.wasm --replica-set main\n\n\
     Each partition is claimed: a second process for the same partition stands by, and takes over when the first one\n\
-    ends, however it ends. SIGTERM and Ctrl-C finish the batch and release the partitions.")]
+    ends, however it ends. With --replica-set the processes find out by themselves who works on what. SIGTERM and Ctrl-C\n\
+    finish the batch and release the partitions.")]
 pub struct Run {
     /// A projection: a component or a core module; NAME runs it under another name than its own, and a digest behind it
     /// pins it to exactly that file
@@ -43,6 +49,9 @@ pub struct Run {
     /// Which partitions.
     #[command(flatten)]
     partitions: Partitions,
+    /// Or with whom they are shared.
+    #[command(flatten)]
+    replicas: ReplicaOptions,
     /// Stop when everything that was there at the start has been applied
     #[arg(long)]
     once: bool,
@@ -177,19 +186,34 @@ impl Run {
         stop_on_signals(context, &stop);
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, context.configured())?;
-        let started = start(context, &jobs, &stop)?;
-        let served = match http {
-            None => None,
-            Some(http) => {
-                let (source, read_model) = (Arc::clone(&started.source), started.read_model.clone());
-                let observer = Observer::new(source, read_model, started.progress.clone());
-                Some(http.serve(Arc::new(observer), context.runtime.handle())?)
+        let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
+        let shared = self.replicas.shared(&names)?;
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        let outcomes = if shared.is_empty() {
+            let started = start(context, &jobs, &stop)?;
+            let crew = Crew::of(started.progress.clone());
+            serve(context, http, &started.source, &started.read_model, crew)?;
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            started.supervisor.wait(patience)
+        } else {
+            if !self.overrides.is_empty() {
+                let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
+                return Err(UsageError::new("--for with a replica set", hint).into());
             }
+            let ground = Ground::new(context)?;
+            let crew = Crew::default();
+            serve(context, http, &ground.source, &ground.read_model, crew.clone())?;
+            let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            let options = self.loop_options.options(self.until());
+            share(&ground, &slots, shared, (options, &crew), &stop, patience)?
         };
-        reload_on_hangup(context, served);
-        let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-        let outcomes = started.supervisor.wait(Duration::from_secs(self.shutdown_timeout));
         Ended::result(Ended::of(outcomes))
+    }
+
+    /// When the workers are done.
+    fn until(&self) -> Until {
+        if self.once { Until::CaughtUp } else { Until::Stopped }
     }
 
     /// Loads the plugins.
@@ -214,8 +238,7 @@ impl Run {
         self.http.refuse_strangers(&names, configured)?;
         overrides::refuse_strangers(&self.overrides, &names, configured)?;
         let usual = self.partitions.list()?;
-        let until = if self.once { Until::CaughtUp } else { Until::Stopped };
-        let options = self.loop_options.options(until);
+        let options = self.loop_options.options(self.until());
         let several = self.partitions.total_partitions.is_some();
         let job = |(slot, name): (_, &String)| {
             let usual = (usual.clone(), options);
@@ -274,18 +297,43 @@ fn refuse_doubles(slots: &[Arc<PluginSlot>]) -> anyhow::Result<()> {
     }
 }
 
+/// What workers stand on.
+struct Ground {
+    /// Where events are.
+    source: Arc<dyn Source>,
+    /// Where events come from.
+    feed: Feed,
+    /// Where writes go.
+    read_model: ReadModel,
+    /// What this process calls itself in its claims.
+    owner: String,
+    /// Says that this process lives.
+    heartbeat: Heartbeat,
+}
+
+impl Ground {
+    /// Opens the databases.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    fn new(context: &Context) -> anyhow::Result<Self> {
+        let runtime = context.runtime.handle();
+        let source = source::open(&context.events, runtime)?;
+        let feed = Feed::new(Arc::clone(&source), runtime.clone());
+        let read_model = ReadModel::new(&context.read_model, runtime);
+        read_model.check()?;
+        let owner = owner();
+        let heartbeat = read_model.beat(&owner)?;
+        Ok(Self { source, feed, read_model, owner, heartbeat })
+    }
+}
+
 /// Starts the workers of some projections.
 ///
 /// # Errors
 /// When a database cannot be used.
 pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Started> {
-    let runtime = context.runtime.handle();
-    let source = source::open(&context.events, runtime)?;
-    let feed = Feed::new(Arc::clone(&source), runtime.clone());
-    let read_model = ReadModel::new(&context.read_model, runtime);
-    read_model.check()?;
-    let owner = owner();
-    let heartbeat = read_model.beat(&owner)?;
+    let Ground { source, feed, read_model, owner, heartbeat } = Ground::new(context)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let (mut all, mut workers) = (Vec::new(), Vec::new());
     for Job { slot, partitions, options } in jobs {
@@ -301,6 +349,7 @@ pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Sta
                 read_model: read_model.clone(),
                 owner: owner.clone(),
                 options: *options,
+                frozen: Frozen::default(),
                 stop: stop.clone(),
                 progress,
                 meter,
@@ -309,6 +358,20 @@ pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Sta
     }
     supervisor.start(workers)?;
     Ok(Started { supervisor, progress: all, heartbeat, source, read_model })
+}
+
+/// Serves what was asked for, and listens for SIGHUP.
+fn serve(
+    context: &Context,
+    http: Option<Bound>,
+    source: &Arc<dyn Source>,
+    read_model: &ReadModel,
+    crew: Crew,
+) -> std::io::Result<()> {
+    let observer = Observer::new(Arc::clone(source), read_model.clone(), crew);
+    let served = http.map(|http| http.serve(Arc::new(observer), context.runtime.handle())).transpose()?;
+    reload_on_hangup(context, served);
+    Ok(())
 }
 
 /// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
@@ -326,6 +389,41 @@ fn reload_on_hangup(context: &Context, served: Option<Served>) {
             }
         }
     });
+}
+
+/// Takes part in replica sets until the process is told to stop, or cannot go on in one of them: then it leaves them all,
+/// and whoever watches over it starts it again.
+fn share(
+    ground: &Ground,
+    slots: &[Arc<PluginSlot>],
+    shared: Vec<Shared>,
+    (options, crew): (Options, &Crew),
+    stop: &Stop,
+    patience: Duration,
+) -> anyhow::Result<Vec<Outcome>> {
+    let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
+        let of_set = |slot: &&Arc<PluginSlot>| projections.contains(&slot.get().descriptor.name);
+        let replica = Replica {
+            set: set.clone(),
+            slots: number,
+            plugins: slots.iter().filter(of_set).map(Arc::clone).collect(),
+            feed: ground.feed.clone(),
+            read_model: ground.read_model.clone(),
+            owner: ground.owner.clone(),
+            options,
+            crew: crew.clone(),
+            stop: stop.clone(),
+        };
+        let stop = stop.clone();
+        std::thread::Builder::new().name(format!("replica set {set}")).spawn(move || {
+            let outcomes = replica.run(patience);
+            stop.request();
+            outcomes
+        })
+    });
+    let parts: Vec<_> = parts.collect::<std::io::Result<_>>()?;
+    let panicked = |_| vec![Outcome::Failed("a replica set panicked: this is a bug of the host".to_owned())];
+    Ok(parts.into_iter().flat_map(|part| part.join().unwrap_or_else(panicked)).collect())
 }
 
 /// What this process calls itself in its claims: host name and process id.

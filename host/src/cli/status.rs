@@ -9,9 +9,10 @@ use comfy_table::{CellAlignment, Table, presets};
 
 use self::watch::Rates;
 use super::Context;
-use crate::operations::report::{self, Counting, RebuildReport, Report};
+use crate::operations::report::{self, Counting, MemberReport, RebuildReport, ReplicaSetReport, Report};
 use crate::read_model::ReadModel;
 use crate::read_model::pause::Pause;
+use crate::read_model::replica_set::Generation;
 
 /// `host status`.
 #[derive(Debug, Args)]
@@ -141,6 +142,21 @@ fn table(report: &Report, rates: Option<&Rates>) -> String {
             text.push_str(&format!("rebuild of {name}: position {position} ({percent} %), {owner}, plugin {digest}\n"));
         }
     }
+    for ReplicaSetReport { name, slots, generation, last_change, members } in &report.replica_sets {
+        text.push_str(&format!(
+            "replica set {name}: {} members, {slots} slots, generation {generation}",
+            members.len()
+        ));
+        if let Some(Generation { reason, written_at, .. }) = last_change {
+            text.push_str(&format!(" ({reason}, {written_at})"));
+        }
+        text.push('\n');
+        for MemberReport { name, running, slots } in members {
+            let slots: Vec<String> = slots.iter().map(|(name, slots)| format!("{} of {name}", slots.len())).collect();
+            let (slots, gone) = (slots.join(", "), if *running { "" } else { ", ended" });
+            text.push_str(&format!("  {name}: {}{gone}\n", if slots.is_empty() { "nothing" } else { &*slots }));
+        }
+    }
     let horizon = &report.horizon;
     if horizon.position >= horizon.last_position {
         text.push_str(&format!("horizon {}, the last event\n", horizon.position));
@@ -216,7 +232,7 @@ mod tests {
             age_seconds: 61.0,
             blockers: vec![blocker],
         };
-        let text = for_people(&Report { horizon, projections: vec![] });
+        let text = for_people(&Report { horizon, projections: vec![], replica_sets: vec![] });
         assert!(text.contains("horizon 4 of 9"), "{text}");
         assert!(text.contains("pid 7 (billing), open for 1.0 min: INSERT INTO events"), "{text}");
     }

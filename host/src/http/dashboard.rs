@@ -134,7 +134,7 @@ async fn shown(app: &App) -> Shown {
     Shown {
         owner: crate::cli::run::owner(),
         actions: app.has_token(),
-        health: Health::judge(app.observer.workers(), report.as_deref().map_err(String::as_str), &app.max_lag()),
+        health: Health::judge(&app.observer.workers(), report.as_deref().map_err(String::as_str), &app.max_lag()),
         report: report.ok(),
         workers: app.observer.workers().iter().map(|progress| Worker::of(progress)).collect(),
         reloads: reloads::all(),

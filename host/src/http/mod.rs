@@ -181,7 +181,7 @@ async fn health(State(app): State<App>) -> Response {
     let report = app.observer.look().await;
     let report = report.as_deref().map_err(String::as_str);
     let max_lag = app.max_lag();
-    let health = Health::judge(app.observer.workers(), report, &max_lag);
+    let health = Health::judge(&app.observer.workers(), report, &max_lag);
     let code = match health.status {
         Status::Healthy | Status::Degraded => StatusCode::OK,
         Status::Unhealthy => StatusCode::SERVICE_UNAVAILABLE,

@@ -84,6 +84,7 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
     registry.register("horizon_position", "How far events may be read", position);
     registry.register("last_position", "The last event that is visible", last);
     registry.register_with_unit("horizon_age", "Age of the first event above the horizon", Unit::Seconds, age);
+    let ours = observer.workers();
     let (parked, letters, paused) = (Family::default(), Family::default(), Family::default());
     let (lag, behind) = (Family::<Of, Gauge>::default(), Family::<Of, Real>::default());
     let (reached, claimed) = (Family::<Of, Gauge>::default(), Family::<Of, Gauge>::default());
@@ -99,7 +100,7 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
             let is_it = |of: crate::partition::Partition| {
                 (of.key(), of.total()) == (partition.partition_key, partition.total_partitions)
             };
-            let mut workers = observer.workers().iter();
+            let mut workers = ours.iter();
             let Some(worker) =
                 workers.find(|worker| worker.projection() == projection.name && is_it(worker.partition()))
             else {

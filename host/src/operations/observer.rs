@@ -9,6 +9,7 @@ use tokio::sync::Mutex;
 
 use super::report::{self, Counting, Report};
 use crate::processor::Progress;
+use crate::processor::progress::Crew;
 use crate::read_model::ReadModel;
 use crate::source::Source;
 
@@ -28,28 +29,28 @@ pub struct Observer {
     /// The read models.
     read_model: ReadModel,
     /// The workers.
-    workers: Vec<Arc<Progress>>,
+    crew: Crew,
     /// What was read last. Whoever reads holds the lock, also when nobody waits for it any more.
     last: Arc<Mutex<Last>>,
 }
 
 impl fmt::Debug for Observer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Observer").field("workers", &self.workers).finish_non_exhaustive()
+        f.debug_struct("Observer").field("crew", &self.crew).finish_non_exhaustive()
     }
 }
 
 impl Observer {
     /// Of these databases and workers.
     #[must_use]
-    pub fn new(source: Arc<dyn Source>, read_model: ReadModel, workers: Vec<Arc<Progress>>) -> Self {
-        Self { source, read_model, workers, last: Arc::default() }
+    pub fn new(source: Arc<dyn Source>, read_model: ReadModel, crew: Crew) -> Self {
+        Self { source, read_model, crew, last: Arc::default() }
     }
 
     /// The workers of this process.
     #[must_use]
-    pub fn workers(&self) -> &[Arc<Progress>] {
-        &self.workers
+    pub fn workers(&self) -> Vec<Arc<Progress>> {
+        self.crew.list()
     }
 
     /// The read models.
@@ -67,7 +68,7 @@ impl Observer {
     /// Whether workers of this process run the projection.
     #[must_use]
     pub fn runs(&self, projection: &str) -> bool {
-        self.workers.iter().any(|worker| worker.projection() == projection)
+        self.workers().iter().any(|worker| worker.projection() == projection)
     }
 
     /// How far everything is, a second ago at most.

@@ -1,6 +1,7 @@
 //! How far every partition is, who works on it, and what holds the horizon back: what `host status` prints, and what
 //! metrics, health and dashboard are made of.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use fnv::FnvHashMap;
@@ -13,6 +14,8 @@ use crate::read_model::checkpoint::{Checkpoint, Epoch};
 use crate::read_model::overview::Overview;
 use crate::read_model::pause::Pause;
 use crate::read_model::rebuild;
+use crate::read_model::replica_set::roster::Member;
+use crate::read_model::replica_set::{self, Generation, Life, Look};
 use crate::source::{Backlog, Blocker, Source};
 
 /// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
@@ -37,6 +40,34 @@ pub struct Report {
     pub horizon: HorizonReport,
     /// The projections, by name.
     pub projections: Vec<ProjectionReport>,
+    /// The replica sets, by name.
+    pub replica_sets: Vec<ReplicaSetReport>,
+}
+
+/// A replica set.
+#[derive(Debug, Serialize)]
+pub struct ReplicaSetReport {
+    /// Its name.
+    pub name: String,
+    /// How many slots each of its projections has.
+    pub slots: u32,
+    /// How often its roster has changed.
+    pub generation: u64,
+    /// The last change, and why.
+    pub last_change: Option<Generation>,
+    /// Who works, in the order in which they came.
+    pub members: Vec<MemberReport>,
+}
+
+/// A member of a replica set.
+#[derive(Debug, Serialize)]
+pub struct MemberReport {
+    /// Its name: its owner's name as in claims, and a number.
+    pub name: String,
+    /// Whether its process and its connection are there.
+    pub running: bool,
+    /// Its slots, of each projection.
+    pub slots: BTreeMap<String, Vec<u32>>,
 }
 
 /// The horizon.
@@ -135,7 +166,7 @@ pub struct RescaleReport {
 /// # Errors
 /// When a database cannot be read.
 pub fn report(source: &dyn Source, read_model: &ReadModel, counting: Counting) -> Result<Report, DatabaseError> {
-    let overviews = read_model.overview()?;
+    let (overviews, replica_sets) = (read_model.overview()?, read_model.replica_sets()?);
     let mut backlogs = Backlogs { source, counting, known: FnvHashMap::default() };
     let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
     let horizon = horizon(source, checkpoints.max().unwrap_or_default())?;
@@ -146,7 +177,23 @@ pub fn report(source: &dyn Source, read_model: &ReadModel, counting: Counting) -
         let begun = rebuilds.iter().find(|rebuild| rebuild.projection == name);
         projection(&mut backlogs, overview, begun, horizon.last_position)
     });
-    Ok(Report { projections: projections.collect::<Result<_, DatabaseError>>()?, horizon })
+    let replica_sets = replica_sets.into_iter().map(replica_set).collect();
+    Ok(Report { projections: projections.collect::<Result<_, DatabaseError>>()?, horizon, replica_sets })
+}
+
+/// One replica set.
+fn replica_set(overview: replica_set::Overview) -> ReplicaSetReport {
+    let replica_set::Overview { name, look: Look { generation, roster, lives }, last } = overview;
+    let member = |member: &Member| {
+        let mut slots: BTreeMap<String, Vec<u32>> = BTreeMap::new();
+        for (projection, slot) in roster.slots_of(&member.name) {
+            slots.entry(projection.to_owned()).or_default().push(slot);
+        }
+        let running = !matches!(lives.get(&member.name), Some(Life::Ended) | None);
+        MemberReport { name: member.name.clone(), running, slots }
+    };
+    let members = roster.members.iter().map(member).collect();
+    ReplicaSetReport { name, slots: roster.slots, generation, last_change: last, members }
 }
 
 /// Backlogs that were asked for: partitions often stand at the same place.

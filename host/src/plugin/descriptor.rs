@@ -27,6 +27,12 @@ pub struct Descriptor {
 }
 
 impl Descriptor {
+    /// Bytes of its types and contexts, with 8 for each.
+    pub(super) fn described(&self) -> usize {
+        let lists = [&self.event_types, &self.aggregate_types, &self.bounded_contexts];
+        lists.into_iter().flatten().map(|text| text.len() + 8).sum()
+    }
+
     /// The events it wants.
     #[must_use]
     pub fn filter(&self) -> Filter {
@@ -37,6 +43,10 @@ impl Descriptor {
         }
     }
 }
+
+/// How many bytes of types and contexts a projection may describe. They are part of each query for events, and a list of
+/// a guest's may name the same text many times.
+pub(super) const DESCRIBED: usize = 64 << 10;
 
 /// What is wrong with a name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

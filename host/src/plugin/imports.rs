@@ -1,4 +1,5 @@
-//! The functions that a guest may call: `transactions`, `log` and `config` of the WIT world, and nothing else.
+//! The functions that a guest may call: `transactions`, `log` and `config` of the WIT world, and nothing else but the
+//! virtual [`wasi`] of those that need one.
 //!
 //! They are defined by hand rather than generated, so that values go straight from the guest's memory into the
 //! types that the unit of work takes.
@@ -7,11 +8,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use wasmtime::component::{ComponentType, Lift, Linker, Resource, ResourceType};
+use wasmtime::component::{Component, ComponentType, Lift, Linker, Resource, ResourceType};
 use wasmtime::{Engine, StoreContextMut};
 
 use super::limits::{Limits, LogRate, LogVerdict, Resources};
 use super::redaction::Redaction;
+use super::wasi::{self, Wasi};
 use crate::event::Position;
 use crate::read_model::unit_of_work::UnitOfWork;
 use crate::read_model::value::{Dialect, Rowset, SqlError, Value};
@@ -46,6 +48,8 @@ pub struct Guest {
     pub(super) redaction: Option<Arc<Redaction>>,
     /// Its memory and tables.
     pub(super) resources: Resources,
+    /// What it takes for an operating system, if it imports any of it.
+    pub(super) wasi: Option<Box<Wasi>>,
     /// Its other limits.
     pub(super) limits: Limits,
     /// The log of its projection.
@@ -66,6 +70,27 @@ impl Guest {
             None => wasmtime::bail!("`describe` is called without a database"),
         }
     }
+
+    /// Writes a line to the log, as far as the limits of its projection let it.
+    pub(super) fn log(&self, level: Level, message: &str) {
+        let position = self.position.get();
+        // Whatever a projection says, it says it in its own name: only the first line stands where log lines begin.
+        let message = cut(message, self.limits.log_line).replace('\r', "").replace('\n', "\n    ");
+        match self.log.lock().unwrap_or_else(PoisonError::into_inner).count(message.len()) {
+            LogVerdict::Drop => return,
+            LogVerdict::WriteAfterDropping(dropped) => {
+                tracing::warn!(target: "plugin", position, dropped, "the projection logs too much: lines were dropped");
+            }
+            LogVerdict::Write => {}
+        }
+        match level {
+            Level::Trace => tracing::trace!(target: "plugin", position, "{message}"),
+            Level::Debug => tracing::debug!(target: "plugin", position, "{message}"),
+            Level::Info => tracing::info!(target: "plugin", position, "{message}"),
+            Level::Warn => tracing::warn!(target: "plugin", position, "{message}"),
+            Level::Error => tracing::error!(target: "plugin", position, "{message}"),
+        }
+    }
 }
 
 /// The WIT enum `level`.
@@ -73,7 +98,7 @@ impl Guest {
 #[component(enum)]
 #[repr(u8)]
 #[expect(dead_code, reason = "a guest makes them")]
-enum Level {
+pub(super) enum Level {
     /// Every step.
     #[component(name = "trace")]
     Trace,
@@ -91,8 +116,8 @@ enum Level {
     Error,
 }
 
-/// A linker with exactly what the world imports.
-pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+/// A linker with exactly what the world imports, and what this component wants of WASI.
+pub(super) fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     let [types, transactions, log, config] = INTERFACES.map(|name| format!("{name}@{VERSION}"));
     // Only types: nothing to define, but there to be imported.
@@ -108,6 +133,7 @@ pub(super) fn linker(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     linker.instance(&config)?.func_wrap("get", |store: StoreContextMut<'_, Guest>, (key,): (String,)| {
         Ok((store.data().settings.get(&key).cloned(),))
     })?;
+    wasi::link(&mut linker, engine, component)?;
     Ok(linker)
 }
 
@@ -134,24 +160,7 @@ fn dialect(store: StoreContextMut<'_, Guest>, _: (Resource<Transaction>,)) -> wa
 
 /// `log.log`
 fn write_log(store: StoreContextMut<'_, Guest>, (level, message): (Level, String)) -> wasmtime::Result<()> {
-    let guest = store.data();
-    let position = guest.position.get();
-    // Whatever a projection says, it says it in its own name: only the first line stands where log lines begin.
-    let message = cut(&message, guest.limits.log_line).replace('\r', "").replace('\n', "\n    ");
-    match guest.log.lock().unwrap_or_else(PoisonError::into_inner).count(message.len()) {
-        LogVerdict::Drop => return Ok(()),
-        LogVerdict::WriteAfterDropping(dropped) => {
-            tracing::warn!(target: "plugin", position, dropped, "the projection logs too much: lines were dropped");
-        }
-        LogVerdict::Write => {}
-    }
-    match level {
-        Level::Trace => tracing::trace!(target: "plugin", position, "{message}"),
-        Level::Debug => tracing::debug!(target: "plugin", position, "{message}"),
-        Level::Info => tracing::info!(target: "plugin", position, "{message}"),
-        Level::Warn => tracing::warn!(target: "plugin", position, "{message}"),
-        Level::Error => tracing::error!(target: "plugin", position, "{message}"),
-    }
+    store.data().log(level, &message);
     Ok(())
 }
 

@@ -12,10 +12,12 @@ use wasmtime::{Store, UpdateDeadline};
 
 use super::descriptor::Descriptor;
 use super::engine::TICK;
+use super::growth::Growth;
 use super::imports::{Guest, Transaction, cut};
 use super::limits::{Limits, Refused, Resources, Size};
 use super::load::Plugin;
 use super::redaction::Unsearchable;
+use super::wasi::{self, Call, Wasi};
 use crate::event::{Event, Position};
 use crate::read_model::unit_of_work::UnitOfWork;
 
@@ -112,6 +114,8 @@ type Answer = (Result<(), Failure>,);
 pub struct Instance {
     /// Its memory, and what the host knows of it.
     store: Store<Guest>,
+    /// How much of that it has taken since it was made.
+    growth: Growth,
     /// `handle`. The lifetime stands for any: an event is only read during the call.
     handle: TypedFunc<(Resource<Transaction>, &'static Event), Answer>,
     /// `flush`
@@ -140,7 +144,10 @@ impl Instance {
             Ok((handle, flush, migrate))
         });
         match made {
-            Ok((handle, flush, migrate)) => Ok(Self { store, handle, flush, migrate }),
+            Ok((handle, flush, migrate)) => {
+                let growth = Growth::from(store.data().resources.memory());
+                Ok(Self { store, growth, handle, flush, migrate })
+            }
             Err(error) => Err(explain(&store, &error)),
         }
     }
@@ -152,6 +159,7 @@ impl Instance {
             let describe = instance.get_typed_func::<(), (Descriptor,)>(&mut store, "describe")?;
             describe.call(&mut store, ())
         });
+        store.data_mut().end_lines();
         match described {
             Ok((descriptor,)) => Ok(descriptor),
             Err(error) => Err(explain(&store, &error)),
@@ -185,6 +193,7 @@ impl Instance {
     /// When it fails; then the instance is of no more use.
     pub fn migrate(&mut self, from: u32) -> Result<(), CallError> {
         self.begin(Position::START);
+        self.in_wasi(|wasi| wasi.begin(Call::Migrate, Position::START));
         let answer = self.migrate.call(&mut self.store, (transaction(), from));
         self.end(answer)
     }
@@ -205,6 +214,7 @@ impl Instance {
             return Err(CallError::EventTooLarge { size, allowed });
         }
         self.begin(event.position());
+        self.in_wasi(|wasi| wasi.begin_event(event));
         // A shorter lifetime than 'static: the function only reads the event while it runs.
         let handle: TypedFunc<(Resource<Transaction>, &Event), Answer> = self.handle;
         let answer = handle.call(&mut self.store, (transaction(), event));
@@ -218,6 +228,7 @@ impl Instance {
     pub fn flush(&mut self) -> Result<(), CallError> {
         let position = self.store.data().position;
         self.begin(position);
+        self.in_wasi(|wasi| wasi.begin(Call::Flush, position));
         let answer = self.flush.call(&mut self.store, (transaction(),));
         self.end(answer)
     }
@@ -226,6 +237,26 @@ impl Instance {
     #[must_use]
     pub fn memory(&self) -> usize {
         self.store.data().resources.memory()
+    }
+
+    /// A batch is committed. Says whether the instance has had memory for long enough, and is to be dropped.
+    #[must_use]
+    pub fn has_had_enough(&mut self) -> bool {
+        let guest = self.store.data();
+        self.growth.has_had_enough(guest.resources.memory(), guest.limits.memory)
+    }
+
+    /// Whether it has taken memory since it was made.
+    #[must_use]
+    pub fn has_grown(&self) -> bool {
+        self.growth.has_grown(self.store.data().resources.memory())
+    }
+
+    /// Does something with its virtual WASI, if it has one.
+    fn in_wasi(&mut self, change: impl FnOnce(&mut Wasi)) {
+        if let Some(wasi) = &mut self.store.data_mut().wasi {
+            change(wasi);
+        }
     }
 
     /// Starts the clock of a call.
@@ -243,7 +274,8 @@ impl Instance {
     }
 
     /// Sorts how a call ended.
-    fn end(&self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
+    fn end(&mut self, answer: wasmtime::Result<Answer>) -> Result<(), CallError> {
+        self.store.data_mut().end_lines();
         match answer {
             Ok((Ok(()),)) => Ok(()),
             Ok((Err(failure),)) => Err(CallError::Failure(failure.cut(&self.store.data().limits))),
@@ -280,6 +312,7 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
         settings: Arc::clone(&plugin.settings),
         redaction: plugin.redaction.clone(),
         resources: Resources::new(limits),
+        wasi: wasi::is_wanted(&plugin.imports).then(|| Box::new(Wasi::new(&plugin.seed))),
         limits,
         log: Arc::clone(&plugin.log),
         position: Position::START,

@@ -42,6 +42,9 @@ pub struct Plugin {
     pub size: usize,
     /// What it imports, by name.
     pub imports: Vec<String>,
+    /// What its randomness follows from: the name it is loaded under. A rebuild runs it under another one, and has to
+    /// arrive at the same tables.
+    pub(super) seed: Arc<str>,
     /// Checked and linked.
     pub(super) pre: InstancePre<Guest>,
     /// What the operator set for it.
@@ -215,6 +218,18 @@ pub enum LoadError {
         /// What about it.
         reason: BadName,
     },
+    /// It wants more kinds of events than can be asked for.
+    #[error(
+        "the plugin {} describes {size} bytes of types and contexts: {} are allowed",
+        path.display(),
+        descriptor::DESCRIBED
+    )]
+    Described {
+        /// Which file.
+        path: PathBuf,
+        /// What it says.
+        size: usize,
+    },
     /// Its version is none.
     #[error("the plugin {} describes version {version}: versions are from 1 to 2147483647", path.display())]
     Version {
@@ -255,6 +270,7 @@ impl LoadError {
                 Some("build it against wit/projection.wit of this host's version; docs/wit.md has the world")
             }
             Self::Name { .. } => Some("give it another name with --plugin NAME=FILE"),
+            Self::Described { .. } => Some("describe fewer types: an empty list stands for all"),
             Self::Describe { .. } | Self::Version { .. } => None,
         }
     }
@@ -311,8 +327,9 @@ impl Loader {
         world::check(&self.engine, &component).map_err(|reason| LoadError::OtherWorld { path: owned(), reason })?;
         let other_types =
             |error: wasmtime::Error| LoadError::OtherTypes { path: owned(), reason: format!("{error:#}") };
-        let pre =
-            imports::linker(&self.engine).and_then(|linker| linker.instantiate_pre(&component)).map_err(other_types)?;
+        let pre = imports::linker(&self.engine, &component)
+            .and_then(|linker| linker.instantiate_pre(&component))
+            .map_err(other_types)?;
         let mut plugin = Plugin {
             path: owned(),
             descriptor: Descriptor {
@@ -327,6 +344,7 @@ impl Loader {
             was_core_module,
             size: bytes.len(),
             imports: world::imports(&self.engine, &component),
+            seed: Arc::default(),
             pre,
             settings: Arc::clone(settings),
             limits: self.terms.limits,
@@ -339,10 +357,15 @@ impl Loader {
         })?;
         plugin.descriptor =
             Instance::describe(&plugin).map_err(|reason| LoadError::Describe { path: owned(), reason })?;
+        let size = plugin.descriptor.described();
+        if size > descriptor::DESCRIBED {
+            return Err(LoadError::Described { path: owned(), size });
+        }
         if let Some(name) = &file.name {
             plugin.descriptor.name.clone_from(name);
         }
         descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
+        plugin.seed = plugin.descriptor.name.as_str().into();
         let version = plugin.descriptor.version;
         if version == 0 || i32::try_from(version).is_err() {
             return Err(LoadError::Version { path: owned(), version });

@@ -101,7 +101,12 @@ fn take_up(loader: &Loader, watched: &Watched, seen: &mut Option<Seen>) {
     let running = watched.slot.get();
     let signatures = signature::state_of(&file.path);
     let hex = digest.to_string();
-    if *running.digest == hex || *seen == Some((digest, signatures)) {
+    if *running.digest == hex {
+        // What was refused or given back before may come again.
+        *seen = None;
+        return;
+    }
+    if *seen == Some((digest, signatures)) {
         return;
     }
     *seen = Some((digest, signatures));

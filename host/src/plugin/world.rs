@@ -6,6 +6,7 @@ use wasmtime::component::Component;
 use wasmtime::component::types::ComponentItem;
 
 use super::imports::{INTERFACES, VERSION};
+use super::wasi;
 
 /// What a projection exports.
 pub(super) const EXPORTS: [&str; 4] = ["describe", "migrate", "handle", "flush"];
@@ -17,10 +18,12 @@ pub enum NotAProjection {
     #[error("it imports `{0}`, which the host does not offer to a projection")]
     UnknownImport(String),
     /// It wants another version of an interface.
-    #[error("it imports `{found}`, and this host offers version {VERSION}")]
+    #[error("it imports `{found}`, and this host offers version {offered}")]
     OtherVersion {
         /// What it imports.
         found: String,
+        /// What there is.
+        offered: &'static str,
     },
     /// It lacks a function.
     #[error("it does not export `{0}`, a function of the world projectionist:projection/projection")]
@@ -36,12 +39,14 @@ pub(super) fn check(engine: &Engine, component: &Component) -> Result<(), NotAPr
             continue;
         }
         let (interface, version) = name.split_once('@').unwrap_or((name, ""));
-        if !INTERFACES.contains(&interface) {
-            return Err(NotAProjection::UnknownImport(name.to_owned()));
-        }
-        // 0.1.x is compatible with 0.1.0.
-        if !version.starts_with("0.1.") {
-            return Err(NotAProjection::OtherVersion { found: name.to_owned() });
+        // 0.1.x is compatible with 0.1.0, 0.2.x of WASI with 0.2.0.
+        let (offered, shown) = match interface {
+            _ if INTERFACES.contains(&interface) => ("0.1.", VERSION),
+            _ if wasi::has(interface) => (wasi::VERSION, "0.2"),
+            _ => return Err(NotAProjection::UnknownImport(name.to_owned())),
+        };
+        if !version.starts_with(offered) {
+            return Err(NotAProjection::OtherVersion { found: name.to_owned(), offered: shown });
         }
     }
     for name in EXPORTS {

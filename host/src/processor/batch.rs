@@ -6,13 +6,13 @@ use std::time::Instant;
 
 use super::failure::ApplyError;
 use super::reader::Batch;
+use super::trial::Trial;
 use crate::event::{Event, Position};
 use crate::plugin::{CallError, Instance, Plugin};
 use crate::read_model::checkpoint::Advance;
 use crate::read_model::dead_letter::{DeadLetter, Parked, Reason};
 use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
-use crate::read_model::value::SqlError;
 use crate::telemetry::metrics::{Committed, Meter};
 
 /// A claimed partition with the projection that works on it.
@@ -28,8 +28,10 @@ pub struct Applier {
     pub parked: Parked,
     /// Where the checkpoint stands.
     pub position: Position,
+    /// Whether the projection has yet to prove itself.
+    pub(super) trial: Trial,
     /// When the transaction began.
-    began: Instant,
+    pub(super) began: Instant,
     /// Counts.
     pub meter: Meter,
 }
@@ -38,19 +40,13 @@ impl Applier {
     /// Works from `position` on.
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position, meter: Meter) -> Self {
-        let work = Arc::new(Mutex::new(work));
-        Self { plugin, work, instance: None, parked, position, began: Instant::now(), meter }
+        let (work, trial, began) = (Arc::new(Mutex::new(work)), Trial::default(), Instant::now());
+        Self { plugin, work, instance: None, parked, position, trial, began, meter }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
     pub fn work(&self) -> MutexGuard<'_, UnitOfWork> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins a transaction for events.
-    pub fn begin(&mut self, sending: Sending) -> Result<(), SqlError> {
-        self.began = Instant::now();
-        self.work().begin(Phase::Rows, sending)
     }
 
     /// The running instance, or a fresh one.
@@ -77,6 +73,14 @@ impl Applier {
     /// Drops the instance: its memory is ahead of the transaction.
     pub fn forget(&mut self) {
         self.instance = None;
+    }
+
+    /// There is nothing to do: an instance that has grown need not keep its memory until there is.
+    pub fn rest(&mut self) {
+        if self.instance.as_ref().is_some_and(Instance::has_grown) {
+            tracing::debug!("nothing to do: the memory that the projection had taken is given back");
+            self.forget();
+        }
     }
 
     /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
@@ -132,12 +136,7 @@ impl Applier {
     /// What moves the checkpoint.
     #[must_use]
     pub fn advance(&self, to: Position, applied: u64) -> Advance {
-        Advance {
-            to,
-            applied,
-            plugin_version: self.plugin.descriptor.version,
-            plugin_digest: Arc::clone(&self.plugin.digest),
-        }
+        advance(&self.plugin, to, applied)
     }
 
     /// Moves the checkpoint and commits.
@@ -153,6 +152,11 @@ impl Applier {
             commit: asked.elapsed(),
             memory: self.instance.as_ref().map(Instance::memory),
         });
+        self.trial.committed(applied);
+        if self.instance.as_mut().is_some_and(Instance::has_had_enough) {
+            tracing::debug!("the memory that the projection had taken is given back");
+            self.forget();
+        }
         Ok(())
     }
 
@@ -161,7 +165,15 @@ impl Applier {
     /// # Errors
     /// When the worker is fenced or the database fails.
     pub fn pass(&mut self, to: Position) -> Result<(), ApplyError> {
-        self.begin(Sending::Buffered)?;
-        self.commit(to, 0)
+        let by = Arc::clone(self.trial.on_record().unwrap_or(&self.plugin));
+        self.work().begin(Phase::Rows, Sending::Buffered)?;
+        self.work().commit(&advance(&by, to, 0))?;
+        self.position = to;
+        Ok(())
     }
+}
+
+/// What moves a checkpoint on behalf of a plugin.
+fn advance(by: &Plugin, to: Position, applied: u64) -> Advance {
+    Advance { to, applied, plugin_version: by.descriptor.version, plugin_digest: Arc::clone(&by.digest) }
 }

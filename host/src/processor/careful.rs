@@ -114,7 +114,10 @@ impl Applier {
     /// Applies events until one fails, and commits those before it. Gives how many were applied.
     fn run_carefully(&mut self, events: &[Taken], to: Position) -> Result<u64, (u64, Culprit)> {
         let whole = |error: ApplyError| (0, Culprit { at: None, error });
-        self.begin(Sending::AtOnce).map_err(|error| whole(error.into()))?;
+        if let Err(error) = self.begin(Sending::AtOnce) {
+            self.roll_back();
+            return Err(whole(error));
+        }
         let mut applied = 0;
         for (at, event) in events.iter().enumerate() {
             if self.parked.holds(event) {

@@ -6,10 +6,12 @@
 //!
 //! [`worker`] is the life of one worker: claim or stand by, migrate, then batch after batch. [`reader`] cuts the log
 //! into batches, as large as [`pace`] says. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
-//! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. [`policy`] is
+//! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. A plugin that has
+//! replaced another is on [`trial`] in its first batch. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
-//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`pausing`] is how it hears that it is to pause. [`standby`] is what a worker
-//! knows while it waits for its partition. [`supervisor`] runs the workers of a process, [`progress`] is how far each is; [`stop`] and [`backoff`] are
+//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`pausing`] is how it hears that it
+//! is to pause. [`standby`] is what a worker knows while it waits for its partition. [`supervisor`] runs the workers of a
+//! process, or [`replica`] those that a replica set gives it; [`progress`] is how far each is; [`stop`] and [`backoff`] are
 //! how they pause and end.
 
 pub mod backoff;
@@ -22,10 +24,12 @@ pub mod policy;
 pub mod progress;
 pub mod reader;
 pub mod replay;
+pub mod replica;
 mod requests;
 pub mod standby;
 pub mod stop;
 pub mod supervisor;
+mod trial;
 pub mod unattended;
 pub mod worker;
 

@@ -1,7 +1,7 @@
 //! How far one worker is and what it is about, for whoever watches: an operator, a rebuild that waits for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::event::Position;
 use crate::partition::Partition;
@@ -115,5 +115,33 @@ impl Progress {
     #[must_use]
     pub fn state(&self) -> State {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// The workers of a process, which come and go where they share the work with other processes.
+#[derive(Clone, Debug, Default)]
+pub struct Crew(Arc<RwLock<Vec<Arc<Progress>>>>);
+
+impl Crew {
+    /// Of these.
+    #[must_use]
+    pub fn of(workers: Vec<Arc<Progress>>) -> Self {
+        Self(Arc::new(RwLock::new(workers)))
+    }
+
+    /// One more.
+    pub(super) fn add(&self, worker: Arc<Progress>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).push(worker);
+    }
+
+    /// One has ended.
+    pub(super) fn remove(&self, worker: &Arc<Progress>) {
+        self.0.write().unwrap_or_else(PoisonError::into_inner).retain(|other| !Arc::ptr_eq(other, worker));
+    }
+
+    /// Those that there are now.
+    #[must_use]
+    pub fn list(&self) -> Vec<Arc<Progress>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

@@ -16,6 +16,8 @@
 //!
 //! **A broken environment is no answer**: the letters stay as they are, and the request waits.
 
+use std::time::Instant;
+
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::careful::ERROR;
@@ -26,6 +28,7 @@ use super::worker::Trouble;
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
 use crate::read_model::dead_letter::Reason;
+use crate::read_model::guard::Phase;
 use crate::read_model::request::{Action, Amendment, Answer, Asked, Letter, Outcome, Request};
 use crate::read_model::unit_of_work::Sending;
 use crate::read_model::value::SqlError;
@@ -155,7 +158,8 @@ impl Applier {
 
     /// The transaction of a replay, up to and with the commit. When it fails, the caller rolls back.
     fn replay(&mut self, request: &Request, replaying: Replaying<'_>, deferred: Deferred) -> Result<Answer, Failed> {
-        self.begin(Sending::AtOnce)?;
+        self.began = Instant::now();
+        self.work().begin(Phase::Rows, Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = match request.action {
             Action::Retry => None,
@@ -283,7 +287,8 @@ impl Applier {
         attempts: u32,
         replaying: Replaying<'_>,
     ) -> Result<Answer, ApplyError> {
-        self.begin(Sending::AtOnce)?;
+        self.began = Instant::now();
+        self.work().begin(Phase::Rows, Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = culprit(&letters).filter(|culprit| request.action.position() == Some(culprit.position));
         let rest = letters.iter().filter(|letter| skipped.is_none_or(|skipped| skipped.position != letter.position));

@@ -53,6 +53,9 @@ impl Requests {
                 return Ok(0);
             }
         };
+        if !requests.is_empty() {
+            applier.bring_up().map_err(Trouble::Trial)?;
+        }
         let (mut applied, mut waits) = (0, false);
         for request in &requests {
             if replaying.stop.is_requested() {

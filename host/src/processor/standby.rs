@@ -4,12 +4,37 @@
 //! count. Each look adds the time since the last one, but never more than a second: a clock that jumps, or a pause of
 //! this process itself, ages nobody.
 
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::read_model::claim::Holder;
+use crate::read_model::heartbeat;
 
 /// The most that one look adds to a holder's age.
 const ONE_LOOK: Duration = Duration::from_secs(1);
+
+/// Whom a replica set has taken out because they gave no sign of life, with their last one. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Frozen(Arc<Mutex<BTreeMap<String, Option<u64>>>>);
+
+impl Frozen {
+    /// Takes note of an owner.
+    pub fn add(&self, owner: &str, beat: Option<u64>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.to_owned(), beat);
+    }
+
+    /// How long a holder has to stand still here before it counts as frozen; nothing when nobody has said so before.
+    fn patience(&self, holder: &Holder) -> Option<Duration> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match known.get(&holder.owner) {
+            None => None,
+            Some(beat) if *beat == holder.beat => Some(Duration::ZERO),
+            // Each of its files may have another; or somebody lives who has that name now.
+            Some(_) => Some(2 * heartbeat::EVERY + heartbeat::EVERY / 2),
+        }
+    }
+}
 
 /// A holder that is waited for.
 #[derive(Debug)]
@@ -25,6 +50,8 @@ struct Waited {
 pub struct Standby {
     /// After how long a holder counts as frozen; never without.
     stale_after: Option<Duration>,
+    /// Who is known to be.
+    frozen: Frozen,
     /// Who is waited for.
     waited: Vec<Waited>,
     /// When that was last looked at.
@@ -43,8 +70,8 @@ pub struct Seen {
 impl Standby {
     /// Waits for nobody yet.
     #[must_use]
-    pub fn new(stale_after: Option<Duration>) -> Self {
-        Self { stale_after, waited: Vec::new(), looked: None }
+    pub fn new(stale_after: Option<Duration>, frozen: Frozen) -> Self {
+        Self { stale_after, frozen, waited: Vec::new(), looked: None }
     }
 
     /// Takes note of who holds what is wanted.
@@ -63,7 +90,9 @@ impl Standby {
         let all = || self.waited.iter().map(|waited| waited.holder.clone());
         // Without any sign of life (a host of an older version, or one that has not begun) nothing can be said.
         let is_stale = |waited: &&Waited| {
-            waited.holder.beat.is_some() && self.stale_after.is_some_and(|after| waited.still >= after)
+            let patience =
+                self.stale_after.map(|after| self.frozen.patience(&waited.holder).unwrap_or(after).min(after));
+            waited.holder.beat.is_some() && patience.is_some_and(|patience| waited.still >= patience)
         };
         Seen {
             changed: changed.then(|| all().collect()),
@@ -86,7 +115,7 @@ mod tests {
 
     /// After which look, a quarter of a second apart, a holder counts as stale.
     fn stale_at(mut beat: impl FnMut(u32) -> Option<u64>) -> Option<u32> {
-        let (mut standby, start) = (Standby::new(Some(Duration::from_secs(5))), Instant::now());
+        let (mut standby, start) = (Standby::new(Some(Duration::from_secs(5)), Frozen::default()), Instant::now());
         (0..100).find(|look| {
             let now = start + Duration::from_millis(250) * *look;
             !standby.look(vec![holder(beat(*look))], now).stale.is_empty()
@@ -102,15 +131,31 @@ mod tests {
 
     #[test]
     fn a_pause_of_the_one_who_looks_ages_nobody() {
-        let (mut standby, start) = (Standby::new(Some(Duration::from_secs(5))), Instant::now());
+        let (mut standby, start) = (Standby::new(Some(Duration::from_secs(5)), Frozen::default()), Instant::now());
         standby.look(vec![holder(Some(1))], start);
         let seen = standby.look(vec![holder(Some(1))], start + Duration::from_secs(3_600));
         assert_eq!(seen, Seen::default());
     }
 
     #[test]
+    fn whoever_is_known_to_be_frozen_is_not_waited_for_again_and_who_lives_under_its_name_is() {
+        let frozen = Frozen::default();
+        frozen.add("there/1", Some(7));
+        let stale_at = |beat: &dyn Fn(u32) -> Option<u64>| {
+            let (mut standby, start) = (Standby::new(Some(Duration::from_secs(60)), frozen.clone()), Instant::now());
+            (0..100).find(|look| {
+                let now = start + Duration::from_millis(250) * *look;
+                !standby.look(vec![holder(beat(*look))], now).stale.is_empty()
+            })
+        };
+        assert_eq!(stale_at(&|_| Some(7)), Some(0));
+        assert_eq!(stale_at(&|_| Some(8)), Some(10), "another file of its own");
+        assert_eq!(stale_at(&|look| Some(8 + u64::from(look / 5))), None, "it beats");
+    }
+
+    #[test]
     fn who_is_waited_for_is_told_when_it_changes() {
-        let (mut standby, now) = (Standby::new(None), Instant::now());
+        let (mut standby, now) = (Standby::new(None, Frozen::default()), Instant::now());
         assert!(standby.look(vec![holder(Some(1))], now).changed.is_some());
         assert!(standby.look(vec![holder(Some(2))], now).changed.is_none());
         let next = Holder { epoch: Some(Epoch(2)), ..holder(Some(2)) };

@@ -33,6 +33,32 @@ pub struct Supervisor {
     sender: Sender<Outcome>,
 }
 
+/// Runs a worker on a thread of its own, and tells how it ended.
+pub(super) fn spawn(
+    worker: Worker,
+    reader: Reader,
+    tell: impl FnOnce(Outcome) + Send + 'static,
+) -> std::io::Result<()> {
+    let plugin = worker.plugin.get();
+    let name = format!("{} {}", plugin.descriptor.name, worker.partition);
+    let progress = Arc::clone(&worker.progress);
+    let thread = std::thread::Builder::new().name(name).stack_size(stack_for(&plugin));
+    thread.spawn(move || {
+        // A panic of ours ends this worker only; its transaction rolls back with its connection.
+        let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
+            .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
+        progress.is(match &outcome {
+            Outcome::Done => State::Done,
+            Outcome::StoppedByPolicy(reason)
+            | Outcome::Fenced(reason)
+            | Outcome::Misconfigured { message: reason, .. }
+            | Outcome::Failed(reason) => State::Failed { reason: reason.clone() },
+        });
+        tell(outcome);
+    })?;
+    Ok(())
+}
+
 impl Supervisor {
     /// Nobody runs yet.
     #[must_use]
@@ -53,23 +79,8 @@ impl Supervisor {
     /// Starts one.
     fn start_one(&mut self, worker: Worker, reader: Reader) -> std::io::Result<()> {
         let sender = self.sender.clone();
-        let plugin = worker.plugin.get();
-        let name = format!("{} {}", plugin.descriptor.name, worker.partition);
-        let progress = Arc::clone(&worker.progress);
-        std::thread::Builder::new().name(name).stack_size(stack_for(&plugin)).spawn(move || {
-            // A panic of ours ends this worker only; its transaction rolls back with its connection.
-            let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
-                .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
-            progress.is(match &outcome {
-                Outcome::Done => State::Done,
-                Outcome::StoppedByPolicy(reason)
-                | Outcome::Fenced(reason)
-                | Outcome::Misconfigured { message: reason, .. }
-                | Outcome::Failed(reason) => State::Failed { reason: reason.clone() },
-            });
-            // Nobody listens any more when the process is ending.
-            sender.send(outcome).ok();
-        })?;
+        // Nobody listens any more when the process is ending.
+        spawn(worker, reader, move |outcome| drop(sender.send(outcome)))?;
         self.running += 1;
         Ok(())
     }

@@ -120,6 +120,7 @@ fn told(trouble: Trouble) -> String {
         | Trouble::Rewritten(reason)
         | Trouble::Lost(reason)
         | Trouble::Environment(reason) => reason,
+        Trouble::Trial(error) => error.to_string(),
         Trouble::End(outcome) => format!("{outcome:?}"),
     }
 }

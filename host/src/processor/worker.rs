@@ -14,12 +14,13 @@ use super::progress::{Progress, State};
 use super::reader::{Batch, Reader};
 use super::replay::Replaying;
 use super::requests::Requests;
-use super::standby::Standby;
+use super::standby::{Frozen, Standby};
 use super::stop::{Slept, Stop};
 use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
+use crate::plugin::slot::Origin;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::claim::Holder;
@@ -44,6 +45,10 @@ const PASS_EVERY: Duration = Duration::from_secs(1);
 /// How often a worker that has nothing to do sees that its checkpoint is still where it has left it. A commit would
 /// show, but it has none to make: a rebuild that put the checkpoint back would go unnoticed until the next event.
 const VERIFY_EVERY: Duration = Duration::from_secs(1);
+
+/// After how long without events a projection's memory is given back. Live, with an event now and then, it is not: what
+/// it has cached would be read again for each.
+const REST_AFTER: Duration = Duration::from_secs(5);
 
 /// How many events of a batch that failed are tried together.
 const PIECE: usize = 250;
@@ -84,6 +89,8 @@ pub enum Trouble {
     },
     /// A tool of the host has changed the checkpoint.
     Rewritten(String),
+    /// A plugin that has replaced another has failed before it has applied anything.
+    Trial(ApplyError),
     /// The connection is gone.
     Lost(String),
     /// Something around the projection is broken.
@@ -127,6 +134,8 @@ pub struct Worker {
     pub owner: String,
     /// How it works.
     pub options: Options,
+    /// Who is known to be frozen.
+    pub frozen: Frozen,
     /// When to end.
     pub stop: Stop,
     /// Where others see how far it is.
@@ -175,6 +184,7 @@ impl Worker {
                     self.meter.failed(Kind::Environment.name());
                     reason
                 }
+                Trouble::Trial(error) => error.to_string(),
             };
             reader.pause();
             self.progress.is(State::Waiting { reason: reason.clone() });
@@ -223,7 +233,7 @@ impl Worker {
     /// Claims the partition, standing by for as long as somebody else has it.
     fn claim(&self, name: &str, reader: &mut Reader) -> Result<Claim, Trouble> {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
-        let mut standby = Standby::new(self.options.stale_after);
+        let mut standby = Standby::new(self.options.stale_after, self.frozen.clone());
         loop {
             match self.read_model.claim(&slot, &self.owner) {
                 Ok(claim) => return Ok(claim),
@@ -310,6 +320,7 @@ impl Worker {
         applier.call(|instance| instance.migrate(found))?;
         let in_place = applier.advance(applier.position, 0);
         applier.work().commit_migration(&in_place).map_err(ApplyError::from)?;
+        self.plugin.insist(&applier.plugin);
         tracing::info!(from = found, to = wanted, "the projection's tables are up to date");
         Ok(())
     }
@@ -323,15 +334,21 @@ impl Worker {
         backoff: &mut Backoff,
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
-        let (mut passed, mut verified) = (Instant::now(), Instant::now());
+        let (mut passed, mut verified, mut worked) = (Instant::now(), Instant::now(), Instant::now());
         let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.batch_size));
         let mut pausing = Pausing::default();
         loop {
             if self.stop.is_requested() {
                 return Ok(());
             }
-            self.swap(applier, reader)?;
-            self.progress.applied(requests.serve(applier, self.replaying())?);
+            self.swap(applier, reader);
+            match requests.serve(applier, self.replaying()) {
+                Err(Trouble::Trial(error)) => match self.go_back(applier, reader, &error) {
+                    WentBack::Yes => continue,
+                    WentBack::No => return Err(error.into()),
+                },
+                served => self.progress.applied(served?),
+            }
             match pausing.look(applier)? {
                 Found::Running => {}
                 found @ (Found::NowPaused | Found::Paused) => {
@@ -360,10 +377,10 @@ impl Worker {
             seen = self.feed.source().wait(seen, Duration::ZERO);
             let batch = reader.next(pace.size())?;
             if !batch.events.is_empty() {
-                self.apply(applier, &batch, &mut pace)?;
+                self.apply(applier, reader, &batch, &mut pace)?;
                 self.progress.reached(applier.position);
                 backoff.reset();
-                pause = FIRST_PAUSE;
+                (pause, worked) = (FIRST_PAUSE, Instant::now());
                 // Also while more comes in all the time.
                 if goal.is_some_and(|goal| applier.position >= goal) {
                     return Ok(());
@@ -386,6 +403,9 @@ impl Worker {
                 applier.work().verify().map_err(ApplyError::from)?;
                 verified = Instant::now();
             }
+            if worked.elapsed() >= REST_AFTER {
+                applier.rest();
+            }
             seen = self.feed.source().wait(seen, Requests::pause(applier, pause.min(pausing::LOOK)));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
         }
@@ -397,12 +417,16 @@ impl Worker {
     }
 
     /// Applies a batch on the fast path, or else carefully.
-    fn apply(&self, applier: &mut Applier, batch: &Batch, pace: &mut Pace) -> Result<(), Trouble> {
+    fn apply(&self, applier: &mut Applier, reader: &mut Reader, batch: &Batch, pace: &mut Pace) -> Result<(), Trouble> {
         let (began, mut backoff) = (Instant::now(), Backoff::default());
+        let migrates = applier.trial.on_record().is_some();
         tracing::debug!(to = batch.to.get(), events = batch.events.len(), "batch begins");
         let applied = loop {
             let error = match applier.apply(batch) {
                 Ok(applied) => {
+                    if migrates {
+                        self.plugin.insist(&applier.plugin);
+                    }
                     pace.took(batch.events.len(), began.elapsed());
                     break applied;
                 }
@@ -425,6 +449,8 @@ impl Worker {
                         return Err(Trouble::Stopped);
                     }
                 }
+                // What it was to apply is read again, because the last good one may want other events.
+                _ if self.go_back(applier, reader, &error) == WentBack::Yes => return Ok(()),
                 Kind::Transient | Kind::Permanent | Kind::Environment => {
                     tracing::warn!(%error, events = batch.events.len(), "a batch failed: applying its events one by one");
                     return self.apply_in_pieces(applier, batch);
@@ -456,33 +482,42 @@ impl Worker {
         Ok(())
     }
 
-    /// Goes on with another component, if one has come.
-    fn swap(&self, applier: &mut Applier, reader: &mut Reader) -> Result<(), Trouble> {
-        let plugin = self.plugin.get();
+    /// Goes on with another component, if one has come. One that was put back is known to be good.
+    fn swap(&self, applier: &mut Applier, reader: &mut Reader) {
+        let (plugin, origin) = self.plugin.get_with_origin();
         if Arc::ptr_eq(&plugin, &applier.plugin) {
-            return Ok(());
+            return;
         }
-        let last_good = Arc::clone(&applier.plugin);
+        let (from, to) = (short(&applier.plugin.digest), short(&plugin.digest));
+        tracing::info!(from, to, "the projection was replaced");
         reader.want(plugin.descriptor.filter(), applier.position);
-        applier.swap(Arc::clone(&plugin));
-        match self.migrate(applier) {
-            Ok(()) => {
-                let (from, to) = (short(&last_good.digest), short(&plugin.digest));
-                tracing::info!(from, to, "the projection was replaced");
-                Ok(())
-            }
-            Err(Trouble::End(outcome)) => {
-                tracing::error!(?outcome, "the new plugin cannot take over; the last good one goes on");
-                let (name, why) = (&last_good.descriptor.name, format!("{outcome:?}"));
-                reloads::note(name, &last_good.digest, &plugin.digest, Some(&why));
-                self.plugin.take_back(&plugin, &last_good);
-                reader.want(last_good.descriptor.filter(), applier.position);
-                applier.swap(last_good);
-                Ok(())
-            }
-            Err(trouble) => Err(trouble),
+        match origin {
+            Origin::New => applier.try_out(plugin),
+            Origin::PutBack => applier.swap(plugin),
         }
     }
+
+    /// Goes back to the last good component, if the one at work is on trial and this error is its own.
+    fn go_back(&self, applier: &mut Applier, reader: &mut Reader, error: &ApplyError) -> WentBack {
+        let failed = Arc::clone(&applier.plugin);
+        let Some(last_good) = applier.go_back(error) else { return WentBack::No };
+        let (digest, back_to) = (short(&failed.digest), short(&last_good.digest));
+        tracing::error!(%error, digest, back_to, "the new plugin failed in its first batch; the last good one goes on");
+        let (name, why) = (&last_good.descriptor.name, error.to_string());
+        reloads::note(name, &last_good.digest, &failed.digest, Some(&why));
+        self.plugin.take_back(&failed, &last_good);
+        reader.want(last_good.descriptor.filter(), applier.position);
+        WentBack::Yes
+    }
+}
+
+/// Whether the last good component is at work again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum WentBack {
+    /// It is.
+    Yes,
+    /// There is none, or the error has nothing to do with the new one.
+    No,
 }
 
 /// The beginning of a digest, for people.

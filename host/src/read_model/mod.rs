@@ -7,7 +7,8 @@
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
-//! `status`; [`pause`] is how an operator keeps a projection from applying events; [`rebuild`] builds a read model afresh beside the live one, and swaps it in.
+//! `status`; [`pause`] is how an operator keeps a projection from applying events; [`rebuild`] builds a read model afresh
+//! beside the live one, and swaps it in; [`replica_set`] is who of many processes works on what.
 
 pub mod checkpoint;
 pub mod claim;
@@ -20,6 +21,7 @@ pub mod overview;
 pub mod pause;
 pub mod postgres;
 pub mod rebuild;
+pub mod replica_set;
 pub mod request;
 pub mod sqlite;
 pub mod store;

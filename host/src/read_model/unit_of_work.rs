@@ -274,6 +274,17 @@ impl UnitOfWork {
         self.store.schema_version()
     }
 
+    /// The tables are of this version now: the transaction goes on with rows.
+    ///
+    /// # Errors
+    /// When a statement fails, or had failed.
+    pub fn go_on_with_rows(&mut self, version: u32, sending: Sending) -> Result<(), SqlError> {
+        self.send()?;
+        self.store.set_schema_version(version)?;
+        (self.phase, self.sending) = (Phase::Rows, sending);
+        Ok(())
+    }
+
     /// Writes the version of the projection's tables and commits, with the same fence as any other commit.
     ///
     /// # Errors

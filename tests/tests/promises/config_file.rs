@@ -162,6 +162,7 @@ fn a_hangup_applies_what_can_be_applied(setup: &Setup) {
     served("", "info", 100);
     let mut host = setup.start(["run"]);
     setup.insert(&[held_up()]);
+    host.wait_for_log("trying an event again");
     wait_until("it is served, and no lag is too long", || host.get("/health").ask().json()["status"] == "healthy");
     served("max_lag = 60", "projectionist_host=debug", 200);
     host.hang_up();

@@ -49,6 +49,8 @@ fn lag_over_its_limit_degrades_health_until_it_is_gone(setup: &Setup) {
     let limits = ["--max-lag", "saboteur=60", "--max-attempts", "1000000"];
     let mut host = follow(setup, &[&HTTP[..], &limits].concat());
     setup.insert(&[held_up()]);
+    // The checkpoint is there before the projection's tables are.
+    host.wait_for_log("trying an event again");
     let health = wait_for_health(&mut host, "degraded");
     let reason = &health["reasons"][0];
     assert_eq!((&reason["kind"], &reason["partition"]), (&json!("lag"), &json!("0 of 1")));

@@ -123,15 +123,15 @@ fn status_can_be_watched(setup: &Setup) {
     catch_up(setup, &[]).success();
     let watch = setup.start(["status", "--watch", "--interval", "0.1"]);
     wait_until("a rate is known", || {
-        watch.out().contains("events/s") && watch.out().matches("horizon 1, ").count() >= 2
+        watch.printed().contains("events/s") && watch.printed().matches("horizon 1, ").count() >= 2
     });
     setup.insert(&[note("a"), note("b")]);
-    wait_until("it has seen the new events", || watch.out().contains("horizon 3, the last event"));
+    wait_until("it has seen the new events", || watch.printed().contains("horizon 3, the last event"));
     watch.interrupt();
     watch.wait().success();
     let watch = setup.start(["status", "--watch", "--json", "--interval", "0.1"]);
-    wait_until("two reports have come", || watch.out().lines().count() >= 2);
-    for line in watch.out().lines().take(2) {
+    wait_until("two reports have come", || watch.printed().lines().count() >= 2);
+    for line in watch.printed().lines().take(2) {
         let report: Value = serde_json::from_str(line).expect("a report a line");
         assert_eq!(report["horizon"]["last_position"], 3);
     }

@@ -68,7 +68,7 @@ fn what_is_no_projection_is_refused_with_the_reason() {
     let whole = std::fs::read(plugin("user_count")).unwrap();
     let component = wit_component::ComponentEncoder::default().module(&whole).unwrap().encode().unwrap();
     let build = "hint: build it against wit/projection.wit of this host's version; docs/wit.md has the world";
-    let cases: [(&[u8], String); 9] = [
+    let cases: [(&[u8], String); 10] = [
         (
             b"#!/bin/sh\nexec no-component\n",
             "plugin.wasm is not WebAssembly: it starts with \"#!/bin/sh\\nexec n\"\n\
@@ -93,9 +93,15 @@ fn what_is_no_projection_is_refused_with_the_reason() {
             ),
         ),
         (
-            &importing("wasi:filesystem/types@0.2.0"),
+            &importing("wasi:http/outgoing-handler@0.2.0"),
             format!(
-                "plugin.wasm is not a projection: it imports `wasi:filesystem/types@0.2.0`, which the host does not offer to a projection\n{build}"
+                "plugin.wasm is not a projection: it imports `wasi:http/outgoing-handler@0.2.0`, which the host does not offer to a projection\n{build}"
+            ),
+        ),
+        (
+            &importing("wasi:random/random@0.3.0"),
+            format!(
+                "plugin.wasm is not a projection: it imports `wasi:random/random@0.3.0`, and this host offers version 0.2\n{build}"
             ),
         ),
         (

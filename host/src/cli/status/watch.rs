@@ -130,7 +130,7 @@ mod tests {
             age_seconds: 0.0,
             blockers: vec![],
         };
-        Report { horizon, projections: vec![projection] }
+        Report { horizon, projections: vec![projection], replica_sets: vec![] }
     }
 
     #[test]

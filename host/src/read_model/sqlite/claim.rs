@@ -50,7 +50,7 @@ pub struct Locks(Arc<Mutex<Vec<Weak<File>>>>);
 impl Locks {
     /// Beats in this file, too, for as long as somebody holds it; for the first time now, so that a process which
     /// freezes before its next beat can be told from one that never gives a sign of life.
-    fn add(&self, file: &Arc<File>) {
+    pub(in super::super) fn add(&self, file: &Arc<File>) {
         file.write_all_at(&rand::random::<u64>().to_le_bytes(), 0).ok();
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(file));
     }

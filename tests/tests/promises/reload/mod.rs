@@ -1,5 +1,9 @@
 //! A projection is replaced while events flow, and none is lost or counted twice.
 
+mod files;
+mod load;
+mod trial;
+
 use std::path::Path;
 
 use projectionist_tests::{Host, Setup, event, flights, on_both_databases, plugin, wait_until};
