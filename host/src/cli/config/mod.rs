@@ -1,7 +1,7 @@
 //! `projectionist.toml`, and `host config check`, which looks at it without running anything.
 //!
 //! A key of the file is an option of the command line: `batch_size = 500` is `--batch-size 500`, and what each means, may
-//! be and is without is said once, where the option is. So the file is not read into a structure of its own. [`file`]
+//! be and is without is said once, where the option is. So the file is not read into a structure of its own. [`mod@file`]
 //! reads it, with the line of everything; [`options`] makes its values what options are when nothing is said of them, so
 //! that flag and variable go before. The sections of projections become the options that name a projection, such as
 //! `--redact-payload NAME=FIELD`.
