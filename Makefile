@@ -27,6 +27,7 @@ plugins: ## Build the sample projections for WebAssembly
 
 test: plugins ## Run all tests (starts a Postgres of its own unless DATABASE_URL is set)
 	@scripts/ensure-postgres
+	@scripts/ensure-chromium
 	@scripts/build-plugins tests/plugins
 	cargo build --locked -p projectionist-host --bin host
 	cargo test --locked --workspace

@@ -17,7 +17,8 @@
 //! - [`plugin`] – loading, checking, caching, limiting and swapping components.
 //! - [`read_model`] – where writes go: the unit of work on both databases, claims, checkpoints.
 //! - [`processor`] – the loop that ties them.
-//! - [`telemetry`] – logs.
+//! - [`operations`] – what an operator sees: how far everything is, and how well; and [`http`], where it is served.
+//! - [`telemetry`] – logs, and what is counted.
 //!
 //! And used by all of them: [`timestamp`], instants as text.
 //!
@@ -30,7 +31,9 @@ pub mod append;
 pub mod cli;
 pub mod database;
 pub mod event;
+pub mod http;
 pub mod ndjson;
+pub mod operations;
 pub mod partition;
 pub mod plugin;
 pub mod processor;

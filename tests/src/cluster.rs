@@ -6,6 +6,7 @@
 //! stops the server and removes its folder.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -37,6 +38,8 @@ pub struct Cluster {
     programs: PathBuf,
     /// Who runs it, if not this process's own user.
     user: Option<User>,
+    /// Where it listens, and what its socket is named after.
+    port: u16,
     /// The script that keeps it.
     keeper: Child,
     /// What the script reads from; `None` once the server has to end.
@@ -77,6 +80,55 @@ impl Cluster {
     /// As [`Cluster::shared`].
     #[must_use]
     pub fn start_with(settings: &str) -> Self {
+        Self::start_at(5432, settings)
+    }
+
+    /// As [`Cluster::start`], also at a free port of 127.0.0.1, with this certificate and its key, from clients whose
+    /// certificates are checked by this CA: all in PEM. Only TLS is let in there, and as the role `certified` only who has
+    /// a certificate of that name.
+    ///
+    /// # Panics
+    /// As [`Cluster::shared`].
+    #[must_use]
+    pub fn start_with_tls(certificate: &str, key: &str, ca: &str) -> Self {
+        let cluster = Self::start_with_tls_off();
+        let data = cluster.folder.join("data");
+        for (name, content) in [("server.crt", certificate), ("server.key", key), ("ca.crt", ca)] {
+            let path = data.join(name);
+            std::fs::write(&path, content).expect("writing a certificate");
+            std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).expect("keeping a key to oneself");
+            if let Some(User { uid, gid }) = cluster.user {
+                std::os::unix::fs::chown(&path, Some(uid), Some(gid)).expect("giving it to the server's user");
+            }
+        }
+        let hosts = "hostssl all certified 127.0.0.1/32 cert\nhostssl all all 127.0.0.1/32 trust\n";
+        std::fs::write(data.join("pg_hba.conf"), format!("{LOGINS}{hosts}")).expect("writing who is let in");
+        let tls = "ssl = on\nssl_cert_file = 'server.crt'\nssl_key_file = 'server.key'\nssl_ca_file = 'ca.crt'\n";
+        std::fs::write(data.join("postgresql.auto.conf"), tls).expect("writing settings");
+        cluster.control(&["restart", "--mode=fast", "--log", "log"]);
+        cluster
+    }
+
+    /// As [`Cluster::start`], also at a free port of 127.0.0.1.
+    ///
+    /// # Panics
+    /// As [`Cluster::shared`].
+    #[must_use]
+    pub fn start_with_tls_off() -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let port = listener.local_addr().expect("its number").port();
+        drop(listener);
+        Self::start_at(port, "listen_addresses = '127.0.0.1'\n")
+    }
+
+    /// The port of 127.0.0.1 at which it listens, if it does.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Starts one with its socket named after this port.
+    fn start_at(port: u16, settings: &str) -> Self {
         let programs = programs().unwrap_or_else(|| {
             panic!(
                 "Postgres' server programs (initdb, pg_ctl) were found neither in PATH, nor by `pg_config --bindir`, nor \
@@ -95,7 +147,7 @@ impl Cluster {
         }
         let mut command = as_user(&programs, &folder, user, "sh");
         command.args(["-c", KEEPER, "projectionist-postgres"]).arg(&programs);
-        command.env("LOGINS", LOGINS).env("SETTINGS", format!("{SETTINGS}{settings}"));
+        command.env("LOGINS", LOGINS).env("SETTINGS", format!("{SETTINGS}port = {port}\n{settings}"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         // Ctrl-C in a terminal is for the tests; the keeper ends after them.
         command.process_group(0);
@@ -108,7 +160,7 @@ impl Cluster {
             std::fs::remove_dir_all(&folder).ok();
             panic!("a temporary Postgres server with the programs in {} failed:\n{log}", programs.display());
         }
-        Self { folder, programs, user, keeper, pipe }
+        Self { folder, programs, user, port, keeper, pipe }
     }
 
     /// The URL of one of its databases, for its superuser.
@@ -120,7 +172,7 @@ impl Cluster {
     /// The URL of one of its databases, for `login`: a role, or `role:password`.
     #[must_use]
     pub fn url_as(&self, login: &str, database: &str) -> String {
-        format!("postgres://{login}@localhost/{database}?host={}", self.folder.display())
+        format!("postgres://{login}@localhost:{}/{database}?host={}", self.port, self.folder.display())
     }
 
     /// Whose files are the server's, if not this process's own user: user and group.

@@ -90,6 +90,11 @@ impl Host {
         self.signal(Signal::INT);
     }
 
+    /// SIGHUP: it reads its configuration again.
+    pub fn hang_up(&self) {
+        self.signal(Signal::HUP);
+    }
+
     /// SIGSTOP: it is frozen, and knows nothing of it.
     pub fn freeze(&self) {
         self.signal(Signal::STOP);

@@ -19,6 +19,7 @@
 //! - [`Event`]: events to insert past the host.
 //! - [`Host`]: a process that runs, can be stopped, frozen and killed, and whose log can be waited for; [`Output`]: one
 //!   that has ended.
+//! - [`http`]: asking a host over HTTP; [`browser`]: looking at its pages.
 //! - [`Cluster`]: a temporary Postgres server, which is gone when the test process is, however that ends.
 //! - [`SmallDisk`]: a file system that is soon full.
 //! - [`flights`]: real events, and what they add up to, computed without any plugin.
@@ -32,12 +33,14 @@
 //! Postgres' server programs, or a server named by `DATABASE_URL` whose user may create databases; a few tests restart
 //! the server or need its password files, and use a temporary one in any case.
 
+pub mod browser;
 pub mod chaos;
 pub mod cluster;
 pub mod database;
 mod event;
 pub mod flights;
 mod host;
+pub mod http;
 mod macros;
 mod output;
 pub mod programs;
@@ -57,4 +60,4 @@ pub use wait::{wait_for, wait_until};
 
 // Only the tests in tests/ make guests by hand, and read events as the host does.
 #[cfg(test)]
-use {projectionist_host as _, wasm_encoder as _, wat as _, wit_component as _, wit_parser as _};
+use {projectionist_host as _, rcgen as _, wasm_encoder as _, wat as _, wit_component as _, wit_parser as _};

@@ -11,7 +11,8 @@ use comfy_table::{CellAlignment, Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::exit::{Ended, UsageError};
-use super::{Context, run, status};
+use super::run::{self, Job};
+use super::{Context, status};
 use crate::append::{self, Duplicates};
 use crate::database::{DatabaseUrl, sqlite};
 use crate::event::ExpectedVersion;
@@ -140,7 +141,7 @@ fn project(context: &Context, slot: Arc<PluginSlot>, events: u64) -> anyhow::Res
     };
     let stop = Stop::default();
     run::stop_on_signals(context, &stop);
-    let started = run::start(context, &[slot], &partitions, options, &stop)?;
+    let started = run::start(context, &[Job { slot, partitions, options }], &stop)?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(events) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("  {bar:40.cyan/blue} {pos}/{len} events  {per_sec}")?);
     let progress = started.progress;

@@ -7,8 +7,10 @@
 use std::io::Write as _;
 use std::process::ExitCode;
 
+use super::config::ConfigError;
 use crate::append::AppendError;
 use crate::database::DatabaseError;
+use crate::http::TokenError;
 use crate::ndjson::ReadError;
 use crate::plugin::LoadError;
 use crate::processor::Outcome;
@@ -125,6 +127,12 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(usage) = cause.downcast_ref::<UsageError>() {
             return usage.hint.clone();
         }
+        if let Some(error) = cause.downcast_ref::<ConfigError>() {
+            return Some(error.advice().to_owned());
+        }
+        if let Some(error) = cause.downcast_ref::<TokenError>() {
+            return Some(error.advice().to_owned());
+        }
         if let Some(ended) = cause.downcast_ref::<Ended>() {
             return ended.hint.clone();
         }
@@ -146,6 +154,8 @@ fn code(error: &anyhow::Error) -> u8 {
     }
     let configuration = error.chain().any(|cause| {
         cause.is::<UsageError>()
+            || cause.is::<TokenError>()
+            || cause.is::<ConfigError>()
             || cause.downcast_ref::<LoadError>().is_some_and(LoadError::is_configuration)
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)
             || cause.downcast_ref::<AppendError>().is_some_and(AppendError::is_usage)

@@ -62,7 +62,7 @@ impl FilterOptions {
 }
 
 /// `[NAME=]VALUE`
-fn addressed<T: FromStr<Err: Display>>(text: &str) -> Result<Addressed<T>, String> {
+pub(super) fn addressed<T: FromStr<Err: Display>>(text: &str) -> Result<Addressed<T>, String> {
     let (projection, value) = match text.split_once('=') {
         Some((name, value)) => {
             check_name(name).map_err(|error| error.to_string())?;

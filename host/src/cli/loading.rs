@@ -138,12 +138,18 @@ pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> a
     Ok(loaded.with_settings(own))
 }
 
-/// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything. And
-/// nothing can be granted where each projection has a file of its own.
+/// A filter for a projection that is not there is a mistyped name, and the one that was meant would see everything.
+/// Those that are configured run `elsewhere`, perhaps. And nothing can be granted where each projection has a file of its
+/// own.
 ///
 /// # Errors
 /// When there is such a filter or grant.
-pub fn refuse_strangers(loader: &Loader, read_model: &DatabaseUrl, projections: &[String]) -> Result<(), UsageError> {
+pub fn refuse_strangers(
+    loader: &Loader,
+    read_model: &DatabaseUrl,
+    projections: &[String],
+    elsewhere: &[String],
+) -> Result<(), UsageError> {
     if let (DatabaseUrl::Sqlite(_), Some(grant)) = (read_model, loader.terms().filters.grants.first()) {
         let message =
             format!("--grant-read {}: a projection in SQLite has a file of its own, and reads no other", grant.value);
@@ -151,7 +157,8 @@ pub fn refuse_strangers(loader: &Loader, read_model: &DatabaseUrl, projections: 
         return Err(UsageError::new(message, hint));
     }
     let names: Vec<&str> = projections.iter().map(String::as_str).collect();
-    match loader.terms().filters.stranger(&names) {
+    let known: Vec<&str> = projections.iter().chain(elsewhere).map(String::as_str).collect();
+    match loader.terms().filters.stranger(&known) {
         None => Ok(()),
         Some(stranger) => {
             let message = format!("a filter is for {stranger}, and no plugin is called that");

@@ -6,16 +6,21 @@
 
 pub mod append;
 pub mod completions;
+pub mod config;
 pub mod demo;
 pub mod dev;
 pub mod dlq;
+pub mod doctor;
 pub mod exit;
 pub mod export;
 pub mod filters;
+pub mod http;
 pub mod import;
 pub mod limits;
 pub mod loading;
 pub mod migrate;
+pub mod overrides;
+pub mod pause;
 pub mod plugin;
 pub mod rebuild;
 pub mod replica_set;
@@ -53,6 +58,10 @@ pub struct Cli {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Databases and logs")]
 pub struct Global {
+    /// The file with the configuration, whose keys are options [default: projectionist.toml in the working folder, if it
+    /// is there]
+    #[arg(long, global = true, env = "PROJECTIONIST_CONFIG", value_name = "FILE")]
+    pub config: Option<std::ffi::OsString>,
     /// The database with the events: postgres://… or sqlite://…
     #[arg(
         long,
@@ -75,6 +84,18 @@ pub struct Global {
     pub log: Option<String>,
 }
 
+impl Global {
+    /// The databases of the events and of the read models.
+    ///
+    /// # Errors
+    /// When one of them is no URL.
+    pub fn databases(&self) -> Result<(DatabaseUrl, DatabaseUrl), DatabaseError> {
+        let events: DatabaseUrl = self.database_url.parse()?;
+        let read_model = self.read_model_url.as_ref().map_or_else(|| Ok(events.clone()), |url| url.parse())?;
+        Ok((events, read_model))
+    }
+}
+
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -94,10 +115,18 @@ pub enum Command {
     Rebuild(rebuild::RebuildCommand),
     /// Show how far every projection is
     Status(status::Status),
+    /// See whether a host can work here, and what will hurt it later
+    Doctor(doctor::Doctor),
+    /// Keep a projection from applying events
+    Pause(pause::Pause),
+    /// Let a paused projection go on
+    Resume(pause::Resume),
     /// Look at dead letters: replay parked aggregates, give up on events
     Dlq(dlq::Dlq),
     /// Look at a plugin without running it; sign plugins, and say who has signed one
     Plugin(plugin::PluginCommand),
+    /// Look at the configuration without running anything
+    Config(config::ConfigCommand),
     /// Run a sample projection on bundled real events, without a server
     Demo(demo::Demo),
     /// Print completions for a shell
@@ -105,7 +134,7 @@ pub enum Command {
 }
 
 /// What a command works in: the databases, and the runtime that async connections live on.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Context {
     /// `--database-url`.
     pub events: DatabaseUrl,
@@ -114,23 +143,30 @@ pub struct Context {
     /// Where async connections live. A command itself runs on the main thread, outside of it. It lasts as long as
     /// the process, because a worker that was not done in time waits in it until then.
     pub runtime: &'static tokio::runtime::Runtime,
+    /// The file that was read, if there was one.
+    pub config: Option<config::Config>,
 }
 
 impl Context {
     /// Reads the URLs and starts the runtime.
-    fn new(global: &Global, command: &Command) -> anyhow::Result<Self> {
+    fn new(global: &Global, command: &Command, config: Option<config::Config>) -> anyhow::Result<Self> {
         start_logging(global, command)?;
-        let events: DatabaseUrl = global.database_url.parse()?;
-        let read_model = match &global.read_model_url {
-            Some(url) => url.parse()?,
-            None => events.clone(),
-        };
+        let (events, read_model) = global.databases()?;
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-        Ok(Self { events, read_model, runtime: Box::leak(Box::new(runtime)) })
+        if let Some(config) = &config {
+            tracing::info!(file = %config.path().display(), "configuration read");
+        }
+        Ok(Self { events, read_model, runtime: Box::leak(Box::new(runtime)), config })
     }
 }
 
 impl Context {
+    /// The projections that the configuration speaks of, whether they run here or not.
+    #[must_use]
+    pub fn configured(&self) -> &[String] {
+        self.config.as_ref().map_or(&[], config::Config::projections)
+    }
+
     /// Where events are read from, by a command that makes no database of its own.
     ///
     /// # Errors
@@ -146,15 +182,20 @@ impl Context {
     }
 }
 
-/// Starts logging. What a command prints is its result; only those that go on working tell of it.
-fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageError> {
+/// What is logged.
+fn log_filter<'line>(global: &'line Global, command: &Command) -> &'line str {
     let usual = match command {
         Command::Run(_) | Command::Migrate(_) => "info,sqlx=warn",
         // What the projection says is what its author wants to see. Events that are not applied are printed.
         Command::Dev(_) => "warn,plugin=debug,projectionist_host::processor=off",
         _ => "warn",
     };
-    let filter = global.log.as_deref().unwrap_or(usual);
+    global.log.as_deref().unwrap_or(usual)
+}
+
+/// Starts logging. What a command prints is its result; only those that go on working tell of it.
+fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageError> {
+    let filter = log_filter(global, command);
     crate::telemetry::start(global.log_format, filter).map_err(|error| {
         exit::UsageError::new(format!("--log {filter}: {error}"), "say a level such as info, or target=level,…")
     })
@@ -163,8 +204,12 @@ fn start_logging(global: &Global, command: &Command) -> Result<(), exit::UsageEr
 /// The whole program.
 #[must_use]
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match Context::new(&cli.global, &cli.command).and_then(|context| dispatch(&cli.command, context)) {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let (cli, config) = match config::parse(&arguments) {
+        Ok((cli, config)) => (cli.unwrap_or_else(|error| error.exit()), config),
+        Err(error) => return exit::report(&error.into()),
+    };
+    match Context::new(&cli.global, &cli.command, config).and_then(|context| dispatch(&cli.command, context)) {
         Ok(()) => exit::DONE,
         Err(error) => exit::report(&error),
     }
@@ -181,9 +226,13 @@ fn dispatch(command: &Command, context: Context) -> anyhow::Result<()> {
         Command::Dev(dev) => dev.run(&context),
         Command::Rebuild(rebuild) => rebuild.run(&context),
         Command::Status(status) => status.run(&context),
+        Command::Doctor(doctor) => doctor.run(&context),
+        Command::Pause(pause) => pause.run(&context),
+        Command::Resume(resume) => resume.run(&context),
         Command::Dlq(dlq) => dlq.run(&context),
         Command::Plugin(plugin) => plugin.run(),
         Command::Demo(demo) => demo.run(context),
+        Command::Config(command) => command.run(context.config.as_ref()),
         Command::Completions(completions) => completions.run(),
     }
 }

@@ -16,7 +16,7 @@ use self::progress::Watcher;
 use super::Context;
 use super::exit::{Ended, UsageError};
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers};
-use super::run::{self, LoopOptions};
+use super::run::{self, Job, LoopOptions};
 use crate::event::Position;
 use crate::partition::Partition;
 use crate::plugin::{Plugin, PluginSlot};
@@ -114,7 +114,8 @@ impl RebuildCommand {
         run::stop_on_signals(context, &stop);
         let loader = self.loading.loader()?;
         let plugin = load(&loader, &self.plugin, &self.settings)?;
-        refuse_strangers(&loader, &context.read_model, std::slice::from_ref(&plugin.descriptor.name))?;
+        let own = std::slice::from_ref(&plugin.descriptor.name);
+        refuse_strangers(&loader, &context.read_model, own, context.configured())?;
         let source = context.existing_events()?;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;
@@ -162,7 +163,8 @@ impl RebuildCommand {
         let patience = Duration::from_secs(self.shutdown_timeout);
         loop {
             let began = Instant::now();
-            let started = run::start(ground.context, std::slice::from_ref(slot), &partitions, options, &ground.stop)?;
+            let job = Job { slot: Arc::clone(slot), partitions: partitions.clone(), options };
+            let started = run::start(ground.context, std::slice::from_ref(&job), &ground.stop)?;
             let watcher = Watcher::start(&ground.projection, started.progress, ground.source.last()?);
             let outcomes = started.supervisor.wait(patience);
             watcher.finish();

@@ -7,19 +7,28 @@ use clap::Args;
 
 use super::Context;
 use super::exit::{Ended, UsageError};
+use super::http::HttpOptions;
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
+use super::overrides::{self, Override};
 use super::replica_set::{ReplicaOptions, Shared};
+use crate::database::DatabaseUrl;
+use crate::http::{Bound, Served};
+use crate::operations::health::MaxLag;
+use crate::operations::observer::Observer;
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
+use crate::plugin::load::Loader;
 use crate::plugin::watch::{self, Watched};
 use crate::processor::policy::Until;
+use crate::processor::progress::Crew;
 use crate::processor::replica::Replica;
 use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
 use crate::processor::{OnError, Options, Outcome, Progress, Stop, Supervisor};
 use crate::read_model::ReadModel;
 use crate::read_model::heartbeat::Heartbeat;
-use crate::source::{self, Feed};
+use crate::source::{self, Feed, Source};
+use crate::telemetry::metrics::Meter;
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -53,9 +62,16 @@ pub struct Run {
     /// How workers work.
     #[command(flatten)]
     loop_options: LoopOptions,
+    /// What is served.
+    #[command(flatten)]
+    http: HttpOptions,
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
+    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts or poll_interval; may be
+    /// said again
+    #[arg(long = "for", value_name = "NAME.KEY=VALUE")]
+    overrides: Vec<Override>,
     /// How long workers may take to finish their batch when the process is told to stop
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
@@ -154,6 +170,10 @@ pub struct Started {
     pub progress: Vec<Arc<Progress>>,
     /// Says that this process lives.
     pub heartbeat: Heartbeat,
+    /// Where events come from.
+    pub source: Arc<dyn Source>,
+    /// Where read models are.
+    pub read_model: ReadModel,
 }
 
 impl Run {
@@ -162,10 +182,43 @@ impl Run {
     /// # Errors
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
-        let partitions = self.partitions.list()?;
-        let until = if self.once { Until::CaughtUp } else { Until::Stopped };
+        let http = self.http.bind()?;
         let stop = Stop::default();
         stop_on_signals(context, &stop);
+        let (loader, watched) = self.load()?;
+        let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
+        let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
+        let shared = self.replicas.shared(&names)?;
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        let outcomes = if shared.is_empty() {
+            let started = start(context, &jobs, &stop)?;
+            let crew = Crew::of(started.progress.clone());
+            serve(context, http, &started.source, &started.read_model, crew)?;
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            started.supervisor.wait(patience)
+        } else {
+            if !self.overrides.is_empty() {
+                let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
+                return Err(UsageError::new("--for with a replica set", hint).into());
+            }
+            let ground = Ground::new(context)?;
+            let crew = Crew::default();
+            serve(context, http, &ground.source, &ground.read_model, crew.clone())?;
+            let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
+            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
+            let options = self.loop_options.options(self.until());
+            share(&ground, &slots, shared, (options, &crew), &stop, patience)?
+        };
+        Ended::result(Ended::of(outcomes))
+    }
+
+    /// When the workers are done.
+    fn until(&self) -> Until {
+        if self.once { Until::CaughtUp } else { Until::Stopped }
+    }
+
+    /// Loads the plugins.
+    fn load(&self) -> anyhow::Result<(Arc<Loader>, Vec<Watched>)> {
         let loader = Arc::new(self.loading.loader()?);
         let mut watched = Vec::new();
         for plugin in &self.plugins {
@@ -174,24 +227,68 @@ impl Run {
             let file = plugin.file.clone();
             watched.push(Watched { file, settings, slot: Arc::new(PluginSlot::new(loaded)) });
         }
+        Ok((loader, watched))
+    }
+
+    /// What each projection's workers do. Projections that are configured and do not run here are known as well.
+    fn jobs(
+        &self,
+        loader: &Loader,
+        watched: &[Watched],
+        read_model: &DatabaseUrl,
+        configured: &[String],
+    ) -> anyhow::Result<Vec<Job>> {
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
-        refuse_strangers(&loader, &context.read_model, &names)?;
-        let options = self.loop_options.options(until);
-        let shared = self.replicas.shared(&names)?;
-        let patience = Duration::from_secs(self.shutdown_timeout);
-        let outcomes = if shared.is_empty() {
-            let started = start(context, &slots, &partitions, options, &stop)?;
-            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            started.supervisor.wait(patience)
-        } else {
-            let ground = Ground::new(context)?;
-            let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            share(&ground, &slots, shared, options, &stop, patience)?
+        refuse_strangers(loader, read_model, &names, configured)?;
+        self.http.refuse_strangers(&names, configured)?;
+        overrides::refuse_strangers(&self.overrides, &names, configured)?;
+        let usual = self.partitions.list()?;
+        let options = self.loop_options.options(self.until());
+        let several = self.partitions.total_partitions.is_some();
+        let job = |(slot, name): (_, &String)| {
+            let usual = (usual.clone(), options);
+            let (partitions, options) = overrides::apply(&self.overrides, name, usual, several)?;
+            Ok(Job { slot, partitions, options })
         };
-        Ended::result(Ended::of(outcomes))
+        slots.into_iter().zip(&names).map(job).collect()
     }
+
+    /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
+    /// their workers do.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(&self, read_model: &DatabaseUrl, configured: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+        let (loader, watched) = self.load()?;
+        let jobs = self.jobs(&loader, &watched, read_model, configured)?;
+        let told = jobs.iter().map(|Job { slot, partitions, options }| {
+            let plugin = slot.get();
+            let (version, digest) = (plugin.descriptor.version, plugin.digest.get(..12).unwrap_or_default().to_owned());
+            let (workers, size) = (partitions.len(), options.batch_size);
+            let told = format!("version {version}, {digest}, {workers} partitions, batches of {size} events at most");
+            (plugin.descriptor.name.clone(), told)
+        });
+        Ok(told.collect())
+    }
+
+    /// How late projections may be.
+    #[must_use]
+    pub fn max_lag(&self) -> MaxLag {
+        self.http.max_lag()
+    }
+}
+
+/// What the workers of one projection do.
+#[derive(Clone, Debug)]
+pub struct Job {
+    /// The projection.
+    pub slot: Arc<PluginSlot>,
+    /// On which partitions.
+    pub partitions: Vec<Partition>,
+    /// How.
+    pub options: Options,
 }
 
 /// Two projections of one name would fight for one read model.
@@ -209,6 +306,8 @@ fn refuse_doubles(slots: &[Arc<PluginSlot>]) -> anyhow::Result<()> {
 
 /// What workers stand on.
 struct Ground {
+    /// Where events are.
+    source: Arc<dyn Source>,
     /// Where events come from.
     feed: Feed,
     /// Where writes go.
@@ -226,12 +325,13 @@ impl Ground {
     /// When one of them cannot be used.
     fn new(context: &Context) -> anyhow::Result<Self> {
         let runtime = context.runtime.handle();
-        let feed = Feed::new(source::open(&context.events, runtime)?, runtime.clone());
+        let source = source::open(&context.events, runtime)?;
+        let feed = Feed::new(Arc::clone(&source), runtime.clone());
         let read_model = ReadModel::new(&context.read_model, runtime);
         read_model.check()?;
         let owner = owner();
         let heartbeat = read_model.beat(&owner)?;
-        Ok(Self { feed, read_model, owner, heartbeat })
+        Ok(Self { source, feed, read_model, owner, heartbeat })
     }
 }
 
@@ -239,19 +339,15 @@ impl Ground {
 ///
 /// # Errors
 /// When a database cannot be used.
-pub fn start(
-    context: &Context,
-    slots: &[Arc<PluginSlot>],
-    partitions: &[Partition],
-    options: Options,
-    stop: &Stop,
-) -> anyhow::Result<Started> {
-    let Ground { feed, read_model, owner, heartbeat } = Ground::new(context)?;
+pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Started> {
+    let Ground { source, feed, read_model, owner, heartbeat } = Ground::new(context)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let (mut all, mut workers) = (Vec::new(), Vec::new());
-    for slot in slots {
+    for Job { slot, partitions, options } in jobs {
         for partition in partitions {
-            let progress = Arc::new(Progress::default());
+            let name = slot.get().descriptor.name.clone();
+            let meter = Meter::new(&name, partition);
+            let progress = Arc::new(Progress::new(&name, *partition, meter.clone()));
             all.push(Arc::clone(&progress));
             workers.push(Worker {
                 partition: *partition,
@@ -259,15 +355,47 @@ pub fn start(
                 feed: feed.clone(),
                 read_model: read_model.clone(),
                 owner: owner.clone(),
-                options,
+                options: *options,
                 frozen: Frozen::default(),
                 stop: stop.clone(),
                 progress,
+                meter,
             });
         }
     }
     supervisor.start(workers)?;
-    Ok(Started { supervisor, progress: all, heartbeat })
+    Ok(Started { supervisor, progress: all, heartbeat, source, read_model })
+}
+
+/// Serves what was asked for, and listens for SIGHUP.
+fn serve(
+    context: &Context,
+    http: Option<Bound>,
+    source: &Arc<dyn Source>,
+    read_model: &ReadModel,
+    crew: Crew,
+) -> std::io::Result<()> {
+    let observer = Observer::new(Arc::clone(source), read_model.clone(), crew);
+    let served = http.map(|http| http.serve(Arc::new(observer), context.runtime.handle())).transpose()?;
+    reload_on_hangup(context, served);
+    Ok(())
+}
+
+/// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
+/// and the token. Tells what else has changed.
+fn reload_on_hangup(context: &Context, served: Option<Served>) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let _in_the_runtime = context.runtime.enter();
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+    let mut last = context.config.clone();
+    context.runtime.spawn(async move {
+        while hangup.recv().await.is_some() {
+            match super::config::reload(served.as_ref(), last.as_ref()) {
+                Ok(config) => last = config,
+                Err(error) => tracing::error!(%error, "SIGHUP: the configuration cannot be used; all stays as it was"),
+            }
+        }
+    });
 }
 
 /// Takes part in replica sets until the process is told to stop, or cannot go on in one of them: then it leaves them all,
@@ -276,7 +404,7 @@ fn share(
     ground: &Ground,
     slots: &[Arc<PluginSlot>],
     shared: Vec<Shared>,
-    options: Options,
+    (options, crew): (Options, &Crew),
     stop: &Stop,
     patience: Duration,
 ) -> anyhow::Result<Vec<Outcome>> {
@@ -290,6 +418,7 @@ fn share(
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),
             options,
+            crew: crew.clone(),
             stop: stop.clone(),
         };
         let stop = stop.clone();

@@ -1,162 +1,44 @@
-//! `host status`: how far every partition is, who works on it, and what holds the horizon back.
+//! `host status`: how far every partition is, who works on it, and what holds the horizon back. [`watch`] shows it live.
 
-use std::collections::BTreeMap;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod watch;
+
+use std::time::Duration;
 
 use clap::Args;
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
 
+use self::watch::Rates;
 use super::Context;
-use crate::event::Position;
+use crate::operations::report::{self, Counting, MemberReport, RebuildReport, ReplicaSetReport, Report};
 use crate::read_model::ReadModel;
-use crate::read_model::checkpoint::{Checkpoint, Epoch};
-use crate::read_model::overview::Overview;
-use crate::read_model::rebuild;
-use crate::read_model::replica_set::roster::Member;
-use crate::read_model::replica_set::{self, Generation, Life, Look};
-use crate::source::{Blocker, Source};
-
-/// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
-const PATIENCE: Duration = Duration::from_millis(300);
+use crate::read_model::pause::Pause;
+use crate::read_model::replica_set::Generation;
 
 /// `host status`.
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  host status\n  host status --json | jq '.projections[].partitions[].lag_events'\n\n\
+    after_help = "Examples:\n  host status\n  host status --watch\n  host status --json | jq '.projections[].partitions[].lag_events'\n\n\
     Lag counts the events of all types behind the checkpoint, those of other partitions too, as the loop will read\n\
     them. Its seconds are the age of the oldest of them. An owner in (brackets) does not run any more."
 )]
 pub struct Status {
-    /// As JSON, stable for scripts
+    /// As JSON, stable for scripts; with --watch, a report a line
     #[arg(long)]
     json: bool,
+    /// Look again and again, until Ctrl-C
+    #[arg(long)]
+    watch: bool,
+    /// The time between two looks
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, value_parser = interval, requires = "watch")]
+    interval: f64,
 }
 
-/// What `--json` prints. Fields are added, never changed.
-#[derive(Debug, Serialize)]
-pub struct Report {
-    /// How far events may be read.
-    pub horizon: HorizonReport,
-    /// The projections, by name.
-    pub projections: Vec<ProjectionReport>,
-    /// The replica sets, by name.
-    pub replica_sets: Vec<ReplicaSetReport>,
-}
-
-/// A replica set.
-#[derive(Debug, Serialize)]
-pub struct ReplicaSetReport {
-    /// Its name.
-    pub name: String,
-    /// How many slots each of its projections has.
-    pub slots: u32,
-    /// How often its roster has changed.
-    pub generation: u64,
-    /// The last change, and why.
-    pub last_change: Option<Generation>,
-    /// Who works, in the order in which they came.
-    pub members: Vec<MemberReport>,
-}
-
-/// A member of a replica set.
-#[derive(Debug, Serialize)]
-pub struct MemberReport {
-    /// Its name: its owner's name as in claims, and a number.
-    pub name: String,
-    /// Whether its process and its connection are there.
-    pub running: bool,
-    /// Its slots, of each projection.
-    pub slots: BTreeMap<String, Vec<u32>>,
-}
-
-/// The horizon.
-#[derive(Debug, Serialize)]
-pub struct HorizonReport {
-    /// Everything at or below is visible, or never will be. Where writers are in flight, at least this.
-    pub position: Position,
-    /// The last position that is visible.
-    pub last_position: Position,
-    /// Who keeps the one from the other.
-    pub blockers: Vec<Blocker>,
-}
-
-/// A projection.
-#[derive(Debug, Serialize)]
-pub struct ProjectionReport {
-    /// Its name.
-    pub name: String,
-    /// Events that were not applied.
-    pub dead_letters: u64,
-    /// Aggregates that wait for `dlq retry`.
-    pub parked_aggregates: u64,
-    /// Tables that are not its own and that it may read, as `schema.table`.
-    pub grants: Vec<String>,
-    /// Its partitions, by key.
-    pub partitions: Vec<PartitionReport>,
-    /// The rebuild that was begun and is not swapped in yet; null when there is none.
-    pub rebuild: Option<RebuildReport>,
-}
-
-/// A rebuild.
-#[derive(Debug, Serialize)]
-pub struct RebuildReport {
-    /// How far the last of its partitions is.
-    pub position: Position,
-    /// How far all of them are, of the last position.
-    pub percent: u64,
-    /// Whether somebody works on it.
-    pub running: bool,
-    /// Who did last.
-    pub owner: String,
-    /// Its component's digest.
-    pub plugin_digest: String,
-    /// Events that were not applied.
-    pub dead_letters: u64,
-}
-
-/// A partition.
-#[derive(Debug, Serialize)]
-pub struct PartitionReport {
-    /// Which.
-    pub partition_key: u32,
-    /// Out of how many.
-    pub total_partitions: u32,
-    /// Its checkpoint.
-    pub position: Position,
-    /// Events behind the checkpoint.
-    pub lag_events: u64,
-    /// The age of the oldest of them.
-    pub lag_seconds: f64,
-    /// A change of the number of partitions that is not through yet.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub rescale: Option<RescaleReport>,
-    /// The last claim.
-    pub epoch: Epoch,
-    /// Who made it.
-    pub owner: String,
-    /// Whether they hold it still.
-    pub running: bool,
-    /// Events it has applied.
-    pub events_applied: u64,
-    /// The version of the projection that committed last.
-    pub plugin_version: u32,
-    /// Its component's digest.
-    pub plugin_digest: String,
-    /// When it was committed, RFC 3339.
-    pub updated_at: String,
-}
-
-/// A change of the number of partitions that is not through yet: up to `until_position` the partition leaves out what
-/// was done before.
-#[derive(Debug, Serialize)]
-pub struct RescaleReport {
-    /// How many partitions there were before, each number once.
-    pub from_partitions: Vec<u32>,
-    /// Where it is through.
-    pub until_position: Position,
-    /// Events of the log up to there.
-    pub events_left: u64,
+/// A time between two looks.
+fn interval(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(seconds) if (0.1..=86_400.0).contains(&seconds) => Ok(seconds),
+        _ => Err("say 0.1 to 86400 seconds".to_owned()),
+    }
 }
 
 impl Status {
@@ -165,6 +47,9 @@ impl Status {
     /// # Errors
     /// When a database cannot be read.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
+        if self.watch {
+            return watch::run(context, Duration::from_secs_f64(self.interval), self.json);
+        }
         let report = report(context)?;
         let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { for_people(&report) };
         super::print(&text)?;
@@ -179,129 +64,23 @@ impl Status {
 pub fn report(context: &Context) -> anyhow::Result<Report> {
     let source = context.existing_events()?;
     let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
-    let (overviews, replica_sets) = (read_model.overview()?, read_model.replica_sets()?);
-    let checkpoints = overviews.iter().flat_map(|overview| &overview.checkpoints).map(|checkpoint| checkpoint.position);
-    let horizon = horizon(&*source, checkpoints.max().unwrap_or_default())?;
-    let is_rebuild = |overview: &Overview| rebuild::projection_of(&overview.projection).is_some();
-    let (rebuilds, overviews): (Vec<_>, Vec<_>) = overviews.into_iter().partition(is_rebuild);
-    let projections = overviews.into_iter().map(|overview| {
-        let name = rebuild::name_of(&overview.projection);
-        let begun = rebuilds.iter().find(|rebuild| rebuild.projection == name);
-        projection(&*source, overview, begun, horizon.last_position)
-    });
-    let replica_sets = replica_sets.into_iter().map(replica_set).collect();
-    Ok(Report { projections: projections.collect::<anyhow::Result<_>>()?, horizon, replica_sets })
-}
-
-/// One replica set.
-fn replica_set(overview: replica_set::Overview) -> ReplicaSetReport {
-    let replica_set::Overview { name, look: Look { generation, roster, lives }, last } = overview;
-    let member = |member: &Member| {
-        let mut slots: BTreeMap<String, Vec<u32>> = BTreeMap::new();
-        for (projection, slot) in roster.slots_of(&member.name) {
-            slots.entry(projection.to_owned()).or_default().push(slot);
-        }
-        let running = !matches!(lives.get(&member.name), Some(Life::Ended) | None);
-        MemberReport { name: member.name.clone(), running, slots }
-    };
-    let members = roster.members.iter().map(member).collect();
-    ReplicaSetReport { name, slots: roster.slots, generation, last_change: last, members }
-}
-
-/// The horizon, and who blocks it. Whatever a worker has committed is below it.
-fn horizon(source: &dyn Source, reached: Position) -> anyhow::Result<HorizonReport> {
-    let began = Instant::now();
-    loop {
-        let position = source.horizon()?.max(reached);
-        let last_position = source.last()?;
-        if position >= last_position {
-            return Ok(HorizonReport { position, last_position, blockers: Vec::new() });
-        }
-        if began.elapsed() >= PATIENCE {
-            return Ok(HorizonReport { position, last_position, blockers: source.blockers()? });
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-}
-
-/// One projection.
-fn projection(
-    source: &dyn Source,
-    overview: Overview,
-    begun: Option<&Overview>,
-    last: Position,
-) -> anyhow::Result<ProjectionReport> {
-    let partitions = overview.checkpoints.into_iter().map(|checkpoint| partition(source, checkpoint, last));
-    Ok(ProjectionReport {
-        name: overview.projection,
-        dead_letters: overview.dead_letters,
-        parked_aggregates: overview.parked_aggregates,
-        grants: overview.grants.iter().map(ToString::to_string).collect(),
-        partitions: partitions.collect::<anyhow::Result<_>>()?,
-        rebuild: begun.and_then(|begun| rebuild_report(begun, last)),
-    })
-}
-
-/// A rebuild.
-fn rebuild_report(begun: &Overview, last: Position) -> Option<RebuildReport> {
-    let checkpoints = &begun.checkpoints;
-    let slowest = checkpoints.iter().min_by_key(|checkpoint| checkpoint.position)?;
-    let passed: u64 = checkpoints.iter().map(|checkpoint| checkpoint.position.get()).sum();
-    let whole = last.get() * checkpoints.len() as u64;
-    // A partition that was claimed and has committed nothing knows of no component.
-    let digest = checkpoints.iter().map(|checkpoint| &checkpoint.plugin_digest).max()?;
-    Some(RebuildReport {
-        position: slowest.position,
-        percent: (passed * 100).checked_div(whole).unwrap_or(100).min(100),
-        running: checkpoints.iter().any(|checkpoint| checkpoint.running),
-        owner: slowest.owner.clone(),
-        plugin_digest: digest.clone(),
-        dead_letters: begun.dead_letters,
-    })
-}
-
-/// One partition.
-fn partition(source: &dyn Source, checkpoint: Checkpoint, last: Position) -> anyhow::Result<PartitionReport> {
-    let backlog = source.backlog(checkpoint.position, last)?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
-    #[expect(clippy::cast_precision_loss, reason = "a microsecond more or less in 300 years")]
-    let age = backlog.oldest.map_or(0.0, |oldest| (now - oldest as f64 / 1e6).max(0.0));
-    Ok(PartitionReport {
-        partition_key: checkpoint.partition.key(),
-        total_partitions: checkpoint.partition.total(),
-        position: checkpoint.position,
-        lag_events: backlog.events,
-        lag_seconds: age,
-        rescale: rescale(source, &checkpoint)?,
-        epoch: checkpoint.epoch,
-        owner: checkpoint.owner,
-        running: checkpoint.running,
-        events_applied: checkpoint.events_applied,
-        plugin_version: checkpoint.plugin_version,
-        plugin_digest: checkpoint.plugin_digest,
-        updated_at: crate::timestamp::format(checkpoint.updated_at),
-    })
-}
-
-/// What is left of a rescale.
-fn rescale(source: &dyn Source, checkpoint: &Checkpoint) -> anyhow::Result<Option<RescaleReport>> {
-    let (from_partitions, until_position) = (checkpoint.lineage.totals(), checkpoint.lineage.until());
-    if until_position <= checkpoint.position {
-        return Ok(None);
-    }
-    let events_left = source.backlog(checkpoint.position, until_position)?.events;
-    Ok(Some(RescaleReport { from_partitions, until_position, events_left }))
+    Ok(report::report(&*source, &read_model, Counting::Exactly)?)
 }
 
 /// The report as a table.
 #[must_use]
 pub fn for_people(report: &Report) -> String {
+    table(report, None)
+}
+
+/// The report as a table, with how many events a second each projection applies, if that is known.
+fn table(report: &Report, rates: Option<&Rates>) -> String {
     let mut text = String::new();
     if report.projections.is_empty() {
         text.push_str("No projection has run yet. Start one: host run --plugin FILE\n");
     } else {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_header([
+        let mut header = vec![
             "projection",
             "partition",
             "position",
@@ -312,10 +91,14 @@ pub fn for_people(report: &Report) -> String {
             "epoch",
             "owner",
             "plugin",
-        ]);
+        ];
+        if rates.is_some() {
+            header.push("events/s");
+        }
+        table.load_preset(presets::NOTHING).set_header(header);
         for projection in &report.projections {
             for partition in &projection.partitions {
-                table.add_row([
+                let mut row = vec![
                     projection.name.clone(),
                     format!("{} of {}", partition.partition_key, partition.total_partitions),
                     partition.position.to_string(),
@@ -330,10 +113,14 @@ pub fn for_people(report: &Report) -> String {
                         (false, owner) => format!("({owner})"),
                     },
                     format!("v{} {}", partition.plugin_version, partition.plugin_digest.get(..8).unwrap_or("-")),
-                ]);
+                ];
+                if let Some(rates) = rates {
+                    row.push(rates.of(&projection.name, partition).map_or("-".to_owned(), |rate| format!("{rate:.0}")));
+                }
+                table.add_row(row);
             }
         }
-        for column in [2, 3, 4, 5, 6, 7] {
+        for column in [2, 3, 4, 5, 6, 7, 10] {
             if let Some(column) = table.column_mut(column) {
                 column.set_cell_alignment(CellAlignment::Right);
             }
@@ -342,10 +129,15 @@ pub fn for_people(report: &Report) -> String {
         text.push('\n');
         text.push_str(&rescales(report));
     }
-    for ProjectionReport { name, grants, .. } in report.projections.iter().filter(|one| !one.grants.is_empty()) {
+    for projection in report.projections.iter().filter(|one| !one.grants.is_empty()) {
+        let (name, grants) = (&projection.name, &projection.grants);
         text.push_str(&format!("{name} may also read {}\n", grants.join(", ")));
     }
     for projection in &report.projections {
+        if let Some(Pause { by, since }) = &projection.paused {
+            let name = &projection.name;
+            text.push_str(&format!("{name} is paused, by {by} since {since}: `host resume {name}` lets it go on\n"));
+        }
         if let Some(rebuild) = &projection.rebuild {
             let RebuildReport { position, percent, owner, plugin_digest, .. } = rebuild;
             let digest = plugin_digest.get(..8).unwrap_or("-");
@@ -420,6 +212,9 @@ fn duration(seconds: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Position;
+    use crate::operations::report::HorizonReport;
+    use crate::source::Blocker;
 
     #[test]
     fn times_are_told_in_one_unit() {
@@ -435,8 +230,12 @@ mod tests {
             application: "billing".into(),
             query: "INSERT INTO events".into(),
         };
-        let horizon =
-            HorizonReport { position: Position::new(4), last_position: Position::new(9), blockers: vec![blocker] };
+        let horizon = HorizonReport {
+            position: Position::new(4),
+            last_position: Position::new(9),
+            age_seconds: 61.0,
+            blockers: vec![blocker],
+        };
         let text = for_people(&Report { horizon, projections: vec![], replica_sets: vec![] });
         assert!(text.contains("horizon 4 of 9"), "{text}");
         assert!(text.contains("pid 7 (billing), open for 1.0 min: INSERT INTO events"), "{text}");

@@ -23,6 +23,14 @@ pub enum DatabaseError {
         /// What the driver said.
         source: sqlx::Error,
     },
+    /// No secure connection came about.
+    #[error("no secure connection to {database}: {source}")]
+    Tls {
+        /// Which database.
+        database: String,
+        /// What the driver said.
+        source: sqlx::Error,
+    },
     /// The server refused user or password.
     #[error("{database} refused the login: {message}")]
     LoginRefused {
@@ -160,6 +168,10 @@ impl DatabaseError {
         match self {
             Self::NotAUrl { .. } => Some("say postgres://user:password@host:5432/database or sqlite://file.db"),
             Self::Unreachable { .. } => Some("is the server running, and reachable from here at that address?"),
+            Self::Tls { .. } => Some(
+                "check sslmode, sslrootcert, sslcert and sslkey in the URL: the server's certificate has to come from that CA \
+                 and, with verify-full, to name the host of the URL",
+            ),
             Self::LoginRefused { .. } => {
                 Some("check user and password in the URL (DATABASE_URL, READ_MODEL_URL), or PGPASSWORD")
             }
@@ -194,6 +206,7 @@ impl DatabaseError {
             | Self::RoleRefused(_)
             | Self::UnsafeEvents { .. } => true,
             Self::Unreachable { .. }
+            | Self::Tls { .. }
             | Self::Migration { .. }
             | Self::File { .. }
             | Self::EventsInUse { .. }
@@ -206,7 +219,7 @@ impl DatabaseError {
     #[must_use]
     pub fn is_lost_connection(&self) -> bool {
         match self {
-            Self::Unreachable { .. } => true,
+            Self::Unreachable { .. } | Self::Tls { .. } => true,
             Self::Postgres { source, .. } => is_lost(source),
             _ => false,
         }

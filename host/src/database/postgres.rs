@@ -106,6 +106,12 @@ impl Postgres {
                 _ => {}
             }
         }
+        match &source {
+            // What rustls says of a certificate comes as an error of reading.
+            sqlx::Error::Io(error) if error.kind() != std::io::ErrorKind::InvalidData => {}
+            sqlx::Error::Tls(_) | sqlx::Error::Io(_) => return DatabaseError::Tls { database, source },
+            _ => {}
+        }
         DatabaseError::Unreachable { database, source }
     }
 }

@@ -233,6 +233,12 @@ impl Instance {
         self.end(answer)
     }
 
+    /// Bytes of memory it has.
+    #[must_use]
+    pub fn memory(&self) -> usize {
+        self.store.data().resources.memory()
+    }
+
     /// A batch is committed. Says whether the instance has had memory for long enough, and is to be dropped.
     #[must_use]
     pub fn has_had_enough(&mut self) -> bool {

@@ -18,6 +18,7 @@ use super::imports::Settings;
 use super::load::{Loader, PluginFile};
 use super::slot::PluginSlot;
 use super::trust::signature;
+use crate::telemetry::reloads;
 
 /// How long a file must stay the same.
 const STABLE: Duration = Duration::from_millis(60);
@@ -116,18 +117,22 @@ fn take_up(loader: &Loader, watched: &Watched, seen: &mut Option<Seen>) {
         Ok(loaded) => loaded,
         Err(error) => {
             tracing::error!(projection, %error, "the changed plugin is not taken up; the last good one goes on");
+            reloads::note(projection, &running.digest, &hex, Some(&error.to_string()));
             return;
         }
     };
     if Some(loaded.descriptor.name.as_str()) != name {
         let now = loaded.descriptor.name;
         tracing::error!(projection, now, %path, "the changed plugin has another name; the last good one goes on");
+        reloads::note(projection, &running.digest, &hex, Some("it has another name"));
     } else if loaded.descriptor.version < running.descriptor.version {
         let (from, to) = (running.descriptor.version, loaded.descriptor.version);
         tracing::error!(projection, from, to, %path, "the changed plugin has a lower version; the last good one goes on");
+        reloads::note(projection, &running.digest, &hex, Some("it has a lower version"));
     } else {
         let signature = &loaded.standing;
         tracing::info!(projection, digest = &hex[..12], %signature, %path, "plugin changed: taken up at the next batch");
+        reloads::note(projection, &running.digest, &hex, None);
         watched.slot.set(loaded);
     }
 }

@@ -2,6 +2,7 @@
 //! a round trip an event.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use super::failure::ApplyError;
 use super::reader::Batch;
@@ -12,6 +13,7 @@ use crate::read_model::checkpoint::Advance;
 use crate::read_model::dead_letter::{DeadLetter, Parked, Reason};
 use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+use crate::telemetry::metrics::{Committed, Meter};
 
 /// A claimed partition with the projection that works on it.
 #[derive(Debug)]
@@ -28,13 +30,18 @@ pub struct Applier {
     pub position: Position,
     /// Whether the projection has yet to prove itself.
     pub(super) trial: Trial,
+    /// When the transaction began.
+    pub(super) began: Instant,
+    /// Counts.
+    pub meter: Meter,
 }
 
 impl Applier {
     /// Works from `position` on.
     #[must_use]
-    pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position) -> Self {
-        Self { plugin, work: Arc::new(Mutex::new(work)), instance: None, parked, position, trial: Trial::default() }
+    pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position, meter: Meter) -> Self {
+        let (work, trial, began) = (Arc::new(Mutex::new(work)), Trial::default(), Instant::now());
+        Self { plugin, work, instance: None, parked, position, trial, began, meter }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
@@ -122,6 +129,7 @@ impl Applier {
         let error = "an earlier event of its aggregate is parked";
         let letter = DeadLetter { event, reason: Reason::Behind, error, attempts: 0 };
         self.work().bury(&letter, &self.plugin.digest)?;
+        self.meter.buried();
         Ok(())
     }
 
@@ -134,8 +142,16 @@ impl Applier {
     /// Moves the checkpoint and commits.
     pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
         let advance = self.advance(to, applied);
+        let (asked, sql) = (Instant::now(), self.work().in_database());
         self.work().commit(&advance)?;
         self.position = to;
+        self.meter.committed(Committed {
+            applied,
+            whole: self.began.elapsed(),
+            sql,
+            commit: asked.elapsed(),
+            memory: self.instance.as_ref().map(Instance::memory),
+        });
         self.trial.committed(applied);
         if self.instance.as_mut().is_some_and(Instance::has_had_enough) {
             tracing::debug!("the memory that the projection had taken is given back");

@@ -82,12 +82,14 @@ impl Applier {
             start += before;
             let event = &events[start];
             let error = culprit.error;
+            self.meter.failed(error.kind().name());
             match error.kind() {
                 Kind::Fenced | Kind::Rewritten | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
                 Kind::Transient if backoff.failures() + 1 < options.max_attempts => {
                     let wait = backoff.fail();
                     let attempts = backoff.failures();
                     tracing::warn!(position = event.global_position, %error, attempts, ?wait, "trying an event again");
+                    self.meter.retried();
                     if stop.sleep(wait) == Slept::Stopped {
                         return Err(Trouble::Stopped);
                     }
@@ -197,6 +199,7 @@ impl Applier {
             self.roll_back();
             return Err(Trouble::from(error));
         }
+        self.meter.buried();
         let position = event.global_position;
         let event_type = &event.event_type;
         match reason {

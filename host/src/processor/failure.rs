@@ -35,6 +35,21 @@ pub enum Kind {
     Permanent,
 }
 
+impl Kind {
+    /// What metrics call it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Fenced => "fenced",
+            Self::Rewritten => "rewritten",
+            Self::Lost => "lost",
+            Self::Environment => "environment",
+            Self::Transient => "transient",
+            Self::Permanent => "permanent",
+        }
+    }
+}
+
 impl ApplyError {
     /// What to do about it.
     #[must_use]

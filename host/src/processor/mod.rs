@@ -9,16 +9,19 @@
 //! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. A plugin that has
 //! replaced another is on [`trial`] in its first batch. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
-//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`standby`] is what a worker
-//! knows while it waits for its partition. [`supervisor`] runs the workers of a process, or [`replica`] those that a replica
-//! set gives it; [`stop`] and [`backoff`] are how they pause and end.
+//! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`pausing`] is how it hears that it
+//! is to pause. [`standby`] is what a worker knows while it waits for its partition. [`supervisor`] runs the workers of a
+//! process, or [`replica`] those that a replica set gives it; [`progress`] is how far each is; [`stop`] and [`backoff`] are
+//! how they pause and end.
 
 pub mod backoff;
 pub mod batch;
 pub mod careful;
 pub mod failure;
 pub mod pace;
+mod pausing;
 pub mod policy;
+pub mod progress;
 pub mod reader;
 pub mod replay;
 pub mod replica;
@@ -31,6 +34,7 @@ pub mod unattended;
 pub mod worker;
 
 pub use policy::{OnError, Options};
+pub use progress::Progress;
 pub use stop::Stop;
-pub use supervisor::{Progress, Supervisor};
+pub use supervisor::Supervisor;
 pub use worker::Outcome;

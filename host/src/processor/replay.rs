@@ -16,6 +16,8 @@
 //!
 //! **A broken environment is no answer**: the letters stay as they are, and the request waits.
 
+use std::time::Instant;
+
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::careful::ERROR;
@@ -156,6 +158,7 @@ impl Applier {
 
     /// The transaction of a replay, up to and with the commit. When it fails, the caller rolls back.
     fn replay(&mut self, request: &Request, replaying: Replaying<'_>, deferred: Deferred) -> Result<Answer, Failed> {
+        self.began = Instant::now();
         self.work().begin(Phase::Rows, Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = match request.action {
@@ -284,6 +287,7 @@ impl Applier {
         attempts: u32,
         replaying: Replaying<'_>,
     ) -> Result<Answer, ApplyError> {
+        self.began = Instant::now();
         self.work().begin(Phase::Rows, Sending::AtOnce)?;
         let letters = self.work().replays().letters(&request.aggregate)?;
         let skipped = culprit(&letters).filter(|culprit| request.action.position() == Some(culprit.position));

@@ -11,9 +11,10 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::policy::Options;
+use super::progress::{Crew, Progress};
 use super::standby::Frozen;
 use super::stop::{Slept, Stop};
-use super::supervisor::{Progress, spawn};
+use super::supervisor::spawn;
 use super::worker::{Outcome, Worker};
 use crate::database::DatabaseError;
 use crate::partition::Partition;
@@ -22,6 +23,7 @@ use crate::read_model::ReadModel;
 use crate::read_model::replica_set::roster::{Change, Member, Roster, owner_of};
 use crate::read_model::replica_set::{Life, Look, Membership};
 use crate::source::Feed;
+use crate::telemetry::metrics::Meter;
 
 /// How often the roster is looked at.
 const EVERY: Duration = Duration::from_millis(200);
@@ -52,6 +54,8 @@ pub struct Replica {
     pub owner: String,
     /// How its workers work.
     pub options: Options,
+    /// Where its workers are seen.
+    pub crew: Crew,
     /// When to end.
     pub stop: Stop,
 }
@@ -168,6 +172,7 @@ impl Part {
         let mut ends = None;
         while let Ok((place, outcome)) = self.ended.try_recv() {
             if let Some(running) = self.running.remove(&place) {
+                self.replica.crew.remove(&running.progress);
                 self.applied += running.progress.events();
             }
             let (projection, partition) = &place;
@@ -272,7 +277,8 @@ impl Part {
         let missing: Vec<Place> = mine.into_iter().filter(|place| !self.running.contains_key(place)).collect();
         let workers = missing.into_iter().filter_map(|place| {
             let plugin = self.replica.plugins.iter().find(|plugin| plugin.get().descriptor.name == place.0)?;
-            let (stop, progress) = (Stop::default(), Arc::new(Progress::default()));
+            let (stop, meter) = (Stop::default(), Meter::new(&place.0, place.1));
+            let progress = Arc::new(Progress::new(&place.0, place.1, meter.clone()));
             let worker = Worker {
                 partition: place.1,
                 plugin: Arc::clone(plugin),
@@ -283,6 +289,7 @@ impl Part {
                 frozen: self.frozen.clone(),
                 stop: stop.clone(),
                 progress: Arc::clone(&progress),
+                meter,
             };
             Some((place, worker, Running { stop, progress }))
         });
@@ -292,7 +299,10 @@ impl Part {
         for ((place, worker, running), reader) in workers.into_iter().zip(readers) {
             let (sender, told) = (self.sender.clone(), place.clone());
             match spawn(worker, reader, move |outcome| drop(sender.send((told, outcome)))) {
-                Ok(()) => drop(self.running.insert(place, running)),
+                Ok(()) => {
+                    self.replica.crew.add(Arc::clone(&running.progress));
+                    self.running.insert(place, running);
+                }
                 Err(error) => {
                     tracing::warn!(projection = place.0, partition = %place.1, %error, "no thread for a slot")
                 }

@@ -1,13 +1,13 @@
 //! The workers of a process: a thread each, started together, ended together.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::progress::State;
 use super::reader::Reader;
 use super::stop::Stop;
 use super::worker::{Outcome, Worker};
-use crate::event::Position;
 
 /// How often a supervisor that waits looks whether it is time to end.
 const LOOK: Duration = Duration::from_millis(50);
@@ -16,39 +16,6 @@ const LOOK: Duration = Duration::from_millis(50);
 /// nest, which the guard bounds before (half of this is enough for it in a debug build, and its tests show that); an
 /// overflow would end the process. Pages that are not touched cost nothing.
 pub(super) const STACK: usize = 32 << 20;
-
-/// How far one worker is, for whoever watches.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Events applied since the worker started.
-    applied: AtomicU64,
-    /// Where its checkpoint stands.
-    position: AtomicU64,
-}
-
-impl Progress {
-    /// Counts events.
-    pub(super) fn applied(&self, events: u64) {
-        self.applied.fetch_add(events, Ordering::Relaxed);
-    }
-
-    /// Notes the checkpoint.
-    pub(super) fn reached(&self, position: Position) {
-        self.position.store(position.get(), Ordering::Relaxed);
-    }
-
-    /// Events applied since the worker started.
-    #[must_use]
-    pub fn events(&self) -> u64 {
-        self.applied.load(Ordering::Relaxed)
-    }
-
-    /// Where its checkpoint stands.
-    #[must_use]
-    pub fn position(&self) -> Position {
-        Position::new(self.position.load(Ordering::Relaxed))
-    }
-}
 
 /// Runs the workers of a process.
 #[derive(Debug)]
@@ -71,11 +38,19 @@ pub(super) fn spawn(
 ) -> std::io::Result<()> {
     let plugin = worker.plugin.get();
     let name = format!("{} {}", plugin.descriptor.name, worker.partition);
+    let progress = Arc::clone(&worker.progress);
     let thread = std::thread::Builder::new().name(name).stack_size(STACK);
     thread.spawn(move || {
         // A panic of ours ends this worker only; its transaction rolls back with its connection.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
             .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));
+        progress.is(match &outcome {
+            Outcome::Done => State::Done,
+            Outcome::StoppedByPolicy(reason)
+            | Outcome::Fenced(reason)
+            | Outcome::Misconfigured { message: reason, .. }
+            | Outcome::Failed(reason) => State::Failed { reason: reason.clone() },
+        });
         tell(outcome);
     })?;
     Ok(())

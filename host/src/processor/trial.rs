@@ -10,6 +10,7 @@
 //! others, whose first batches are then treated like any other.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
@@ -79,6 +80,7 @@ impl Applier {
     /// # Errors
     /// When the connection fails, the tables are newer, or `migrate` fails.
     pub fn begin(&mut self, sending: Sending) -> Result<(), ApplyError> {
+        self.began = Instant::now();
         if !self.trial.behind {
             return Ok(self.work().begin(Phase::Rows, sending)?);
         }

@@ -16,6 +16,7 @@ use crate::read_model::guard::Phase;
 use crate::read_model::request::Request;
 use crate::read_model::store::ClaimError;
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
+use crate::telemetry::metrics::Meter;
 
 /// Why requests were not carried out. They wait.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +86,8 @@ fn claim_and_carry_out(
     let limits = plugin.limits().sql;
     let work = UnitOfWork::new(claim.store, &slot.projection, limits, plugin.grants(), Others::Kept);
     let work = work.map_err(ApplyError::from)?;
-    let mut applier = Applier::new(Arc::clone(plugin), work, claim.parked, claim.position);
+    let meter = Meter::new(&slot.projection, slot.partition);
+    let mut applier = Applier::new(Arc::clone(plugin), work, claim.parked, claim.position, meter);
     check_version(&applier, slot)?;
     let requests = applier.work().replays().requests().map_err(ApplyError::from)?;
     let mut wait = Vec::new();

@@ -8,13 +8,14 @@ use super::backoff::Backoff;
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
 use super::pace::Pace;
+use super::pausing::{self, Found, Pausing};
 use super::policy::{Options, Until};
+use super::progress::{Progress, State};
 use super::reader::{Batch, Reader};
 use super::replay::Replaying;
 use super::requests::Requests;
 use super::standby::{Frozen, Standby};
 use super::stop::{Slept, Stop};
-use super::supervisor::Progress;
 use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::partition::Partition;
@@ -29,6 +30,8 @@ use crate::read_model::store::{Claim, ClaimError, CommitError};
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::source::Feed;
 use crate::source::wake::Seen;
+use crate::telemetry::metrics::Meter;
+use crate::telemetry::reloads;
 
 /// How often whoever stands by asks whether the partition is free.
 const STANDBY: Duration = Duration::from_millis(250);
@@ -138,6 +141,8 @@ pub struct Worker {
     pub stop: Stop,
     /// Where others see how far it is.
     pub progress: Arc<Progress>,
+    /// Where it counts.
+    pub meter: Meter,
 }
 
 impl Worker {
@@ -172,10 +177,19 @@ impl Worker {
                 Trouble::Outdated { found, .. } if self.plugin.get().descriptor.version == found => continue,
                 Trouble::Outdated { reason, .. } => return Outcome::Fenced(reason),
                 Trouble::End(outcome) => return outcome,
-                Trouble::Lost(reason) | Trouble::Environment(reason) => reason,
+                Trouble::Lost(reason) => {
+                    self.meter.failed(Kind::Lost.name());
+                    reason
+                }
+                Trouble::Environment(reason) => {
+                    self.meter.failed(Kind::Environment.name());
+                    reason
+                }
                 Trouble::Trial(error) => error.to_string(),
             };
             reader.pause();
+            self.progress.is(State::Waiting { reason: reason.clone() });
+            self.meter.retried();
             let wait = backoff.fail();
             if self.options.until == Until::CaughtUp && backoff.failures() >= self.options.max_attempts {
                 return Outcome::Failed(format!("{name}, partition {}: {reason}", self.partition));
@@ -197,14 +211,16 @@ impl Worker {
             tracing::info!(until, ?totals, "leaving out what was done before the number of partitions was changed");
         }
         self.progress.reached(claim.position);
+        self.meter.claimed();
         let plugin = self.plugin.get();
         let limits = plugin.limits().sql;
         let work = UnitOfWork::new(claim.store, name, limits, plugin.grants(), Others::TakenAway);
         let work = work.map_err(ApplyError::from)?;
         reader.want(plugin.descriptor.filter(), claim.position);
         reader.begin(claim.position, claim.lineage);
-        let mut applier = Applier::new(plugin, work, claim.parked, claim.position);
+        let mut applier = Applier::new(plugin, work, claim.parked, claim.position, self.meter.clone());
         self.migrate(&mut applier)?;
+        self.progress.is(State::Running);
         self.follow(&mut applier, reader, goal, backoff)
     }
 
@@ -246,6 +262,8 @@ impl Worker {
     fn stand_by(&self, slot: &Slot, standby: &mut Standby, holders: Vec<Holder>) -> Result<bool, Trouble> {
         let seen = standby.look(holders, Instant::now());
         if let Some(holders) = seen.changed {
+            let behind = holders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+            self.progress.is(State::StandingBy { behind });
             let others = holders.iter().find(|holder| holder.slot.partition.total() != slot.partition.total());
             for holder in holders.iter().take(8) {
                 let (owner, partition) = (&holder.owner, holder.slot.partition);
@@ -320,6 +338,7 @@ impl Worker {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
         let (mut passed, mut verified, mut worked) = (Instant::now(), Instant::now(), Instant::now());
         let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.batch_size));
+        let mut pausing = Pausing::default();
         loop {
             if self.stop.is_requested() {
                 return Ok(());
@@ -331,6 +350,30 @@ impl Worker {
                     WentBack::No => return Err(error.into()),
                 },
                 served => self.progress.applied(served?),
+            }
+            match pausing.look(applier)? {
+                Found::Running => {}
+                found @ (Found::NowPaused | Found::Paused) => {
+                    if found == Found::NowPaused {
+                        tracing::warn!("paused by an operator: no events are applied until `host resume`");
+                        // No other worker has to wait for this one.
+                        reader.pause();
+                        self.progress.is(State::Paused);
+                    }
+                    if verified.elapsed() >= VERIFY_EVERY {
+                        applier.work().verify().map_err(ApplyError::from)?;
+                        verified = Instant::now();
+                    }
+                    if self.stop.sleep(Requests::pause(applier, pausing::LOOK)) == Slept::Stopped {
+                        return Ok(());
+                    }
+                    continue;
+                }
+                Found::NowRunning => {
+                    tracing::info!("resumed by an operator");
+                    reader.want(applier.plugin.descriptor.filter(), applier.position);
+                    self.progress.is(State::Running);
+                }
             }
             // Before the look, so that what comes after it wakes us.
             seen = self.feed.source().wait(seen, Duration::ZERO);
@@ -365,7 +408,7 @@ impl Worker {
             if worked.elapsed() >= REST_AFTER {
                 applier.rest();
             }
-            seen = self.feed.source().wait(seen, Requests::pause(applier, pause));
+            seen = self.feed.source().wait(seen, Requests::pause(applier, pause.min(pausing::LOOK)));
             pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
         }
     }
@@ -392,6 +435,7 @@ impl Worker {
                 Err(error) => error,
             };
             pace.failed();
+            self.meter.failed(error.kind().name());
             match error.kind() {
                 Kind::Fenced | Kind::Rewritten | Kind::Lost => return Err(error.into()),
                 // A deadlock is nobody's fault: partitions write the same rows, each in its own order. It would come
@@ -402,6 +446,7 @@ impl Worker {
                     applier.work().take_turns();
                     let wait = backoff.fail();
                     tracing::info!(%error, ?wait, "trying the batch again");
+                    self.meter.retried();
                     if self.stop.sleep(wait) == Slept::Stopped {
                         return Err(Trouble::Stopped);
                     }
@@ -460,6 +505,8 @@ impl Worker {
         let Some(last_good) = applier.go_back(error) else { return WentBack::No };
         let (digest, back_to) = (short(&failed.digest), short(&last_good.digest));
         tracing::error!(%error, digest, back_to, "the new plugin failed in its first batch; the last good one goes on");
+        let (name, why) = (&last_good.descriptor.name, error.to_string());
+        reloads::note(name, &last_good.digest, &failed.digest, Some(&why));
         self.plugin.take_back(&failed, &last_good);
         reader.want(last_good.descriptor.filter(), applier.position);
         WentBack::Yes

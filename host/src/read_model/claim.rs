@@ -22,6 +22,7 @@ use super::checkpoint::{Epoch, Slot, Term};
 use crate::event::Position;
 use crate::partition::Partition;
 use crate::partition::lineage::{self, Lineage, Row};
+use crate::telemetry::metrics;
 
 /// A worker that has a partition.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,6 +185,7 @@ impl Replacement {
 
     /// Says in the log what was done.
     pub(super) fn tell(&self, projection: &str) {
+        metrics::rescaled(projection);
         let (from, to) = (self.old.len(), self.rows.len());
         let (start, until) =
             (self.rows.iter().map(|row| row.position).min(), self.rows.iter().map(|row| row.lineage.until()).max());

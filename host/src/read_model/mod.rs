@@ -7,8 +7,8 @@
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
-//! `status`; [`rebuild`] builds a read model afresh beside the live one, and swaps it in; [`replica_set`] is who of many
-//! processes works on what.
+//! `status`; [`pause`] is how an operator keeps a projection from applying events; [`rebuild`] builds a read model afresh
+//! beside the live one, and swaps it in; [`replica_set`] is who of many processes works on what.
 
 pub mod checkpoint;
 pub mod claim;
@@ -19,6 +19,7 @@ pub mod guard;
 pub mod heartbeat;
 pub mod multi_row;
 pub mod overview;
+pub mod pause;
 pub mod postgres;
 pub mod rebuild;
 pub mod replica_set;

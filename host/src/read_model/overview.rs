@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::ReadModel;
 use super::checkpoint::{Checkpoint, Epoch, Slot, Term};
 use super::grants::Grant;
+use super::pause::{self, Pause};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, sqlite};
 use crate::event::Position;
@@ -29,6 +30,8 @@ pub struct Overview {
     pub dead_letters: u64,
     /// What it may read besides its own tables.
     pub grants: Vec<Grant>,
+    /// Whether an operator has paused it.
+    pub paused: Option<Pause>,
 }
 
 impl ReadModel {
@@ -64,6 +67,7 @@ fn gather(rows: Vec<Row>) -> Vec<Overview> {
                 parked_aggregates: 0,
                 dead_letters: 0,
                 grants: vec![],
+                paused: None,
             }),
         }
     }
@@ -92,6 +96,12 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
     .fetch_all(&mut connection)
     .await
     .map_err(failed)?;
+    let pauses: Vec<(String, String, i64)> = sqlx::query_as(
+        "SELECT projection, paused_by, (extract(epoch FROM paused_at) * 1000000)::bigint FROM projectionist.pauses",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .map_err(failed)?;
     let mut all = gather(rows);
     let held = super::postgres::held(&mut connection).await.map_err(failed)?;
     for overview in &mut all {
@@ -109,6 +119,11 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
         if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
             overview.dead_letters = dead_letters.unsigned_abs();
             overview.parked_aggregates = parked.unsigned_abs();
+        }
+    }
+    for (projection, by, since) in pauses {
+        if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
+            overview.paused = Some(Pause { by, since: timestamp::format(since) });
         }
     }
     Ok(all)
@@ -193,6 +208,7 @@ fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseErro
                 let counts: (i64, i64) = connection.query_row(sql, [&stored], |row| Ok((row.get(0)?, row.get(1)?)))?;
                 overview.dead_letters = counts.0.unsigned_abs();
                 overview.parked_aggregates = counts.1.unsigned_abs();
+                overview.paused = pause::of_file(&connection, &stored)?;
             }
             Ok(overviews)
         };

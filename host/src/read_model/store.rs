@@ -215,6 +215,12 @@ pub trait Store: Replays {
     /// When the worker is fenced, a tool of the host has changed the checkpoint, or the connection fails.
     fn verify(&mut self) -> Result<(), CommitError>;
 
+    /// Whether an operator has paused the projection. Outside of a transaction.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    fn is_paused(&mut self) -> Result<bool, SqlError>;
+
     /// Runs whatever was kept, moves the checkpoint from where this worker knows it, and commits.
     ///
     /// # Errors

@@ -68,6 +68,8 @@ pub struct UnitOfWork {
     failed: Option<SqlError>,
     /// Time spent in the database for the guest, so that it does not count as the guest's own.
     waited: Duration,
+    /// The same, of the whole transaction.
+    in_database: Duration,
 }
 
 impl std::fmt::Debug for UnitOfWork {
@@ -103,6 +105,7 @@ impl UnitOfWork {
             statements: 0,
             failed: None,
             waited: Duration::ZERO,
+            in_database: Duration::ZERO,
         })
     }
 
@@ -176,7 +179,9 @@ impl UnitOfWork {
     fn timed<T>(&mut self, run: impl FnOnce(&mut dyn Store) -> Result<T, SqlError>) -> Result<T, SqlError> {
         let began = Instant::now();
         let result = run(&mut *self.store);
-        self.waited += began.elapsed();
+        let took = began.elapsed();
+        self.waited += took;
+        self.in_database += took;
         if let Err(error) = &result {
             self.failed.get_or_insert_with(|| error.clone());
         }
@@ -186,6 +191,12 @@ impl UnitOfWork {
     /// The time spent in the database for the guest since this was last asked.
     pub fn take_waited(&mut self) -> Duration {
         std::mem::take(&mut self.waited)
+    }
+
+    /// The time of this transaction that was spent in the database for the guest.
+    #[must_use]
+    pub fn in_database(&self) -> Duration {
+        self.in_database
     }
 
     /// The first failure since the transaction, or the savepoint, began. A batch with one is not committed.
@@ -203,6 +214,7 @@ impl UnitOfWork {
         self.sending = sending;
         self.statements = 0;
         self.failed = None;
+        self.in_database = Duration::ZERO;
         self.store.begin()
     }
 
@@ -297,6 +309,14 @@ impl UnitOfWork {
     /// As [`Store::verify`].
     pub fn verify(&mut self) -> Result<(), CommitError> {
         self.store.verify()
+    }
+
+    /// Whether an operator has paused the projection.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    pub fn is_paused(&mut self) -> Result<bool, SqlError> {
+        self.store.is_paused()
     }
 
     /// Runs whatever is buffered, moves the checkpoint, commits.

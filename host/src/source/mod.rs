@@ -15,6 +15,7 @@ pub mod postgres;
 pub mod sqlite;
 pub mod wake;
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,9 @@ pub trait Source: Send + Sync {
     /// When the database fails.
     fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError>;
 
+    /// How many connections it has open to read with.
+    fn connections(&self) -> usize;
+
     /// Waits until there may be more than there was at `seen`, at most `timeout`; gives what to pass next time.
     fn wait(&self, seen: wake::Seen, timeout: Duration) -> wake::Seen;
 }
@@ -128,6 +132,16 @@ pub struct Blocker {
     pub application: String,
     /// What it runs or ran last.
     pub query: String,
+}
+
+impl fmt::Display for Blocker {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.pid {
+            Some(pid) => write!(f, "pid {pid}")?,
+            None => f.write_str("prepared")?,
+        }
+        write!(f, " ({}), open for {:.0} s: {}", self.application, self.age_seconds, self.query)
+    }
 }
 
 /// Opens the events of a database.

@@ -380,6 +380,10 @@ impl Source for PostgresSource {
             .collect())
     }
 
+    fn connections(&self) -> usize {
+        self.pool.size() as usize
+    }
+
     fn wait(&self, seen: Seen, timeout: Duration) -> Seen {
         let at_a_hole = self.at_a_hole.load(Ordering::Relaxed);
         self.bell.wait(seen, if at_a_hole { timeout.min(POLL_AT_A_HOLE) } else { timeout })

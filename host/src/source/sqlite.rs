@@ -2,6 +2,7 @@
 //! greatest position.
 
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ pub struct SqliteSource {
     path: PathBuf,
     /// Connections that no worker uses just now.
     idle: Mutex<Vec<Connection>>,
+    /// How many there are, those in use among them.
+    open: AtomicUsize,
     /// Where new connections come from.
     runtime: Handle,
     /// Rung when the file has changed.
@@ -42,7 +45,8 @@ impl SqliteSource {
     pub fn open(path: &Path, runtime: &Handle) -> Result<Self, DatabaseError> {
         let connection = sqlite::open(path, Tables::Events, Durability::EveryCommit, runtime)?;
         let bell = Arc::new(Bell::default());
-        let source = Self { path: path.to_owned(), idle: Mutex::new(vec![connection]), runtime: runtime.clone(), bell };
+        let (idle, open) = (Mutex::new(vec![connection]), AtomicUsize::new(1));
+        let source = Self { path: path.to_owned(), idle, open, runtime: runtime.clone(), bell };
         source.watch()?;
         Ok(source)
     }
@@ -86,7 +90,11 @@ impl SqliteSource {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let connection = match idle {
             Some(connection) => connection,
-            None => self.connect()?,
+            None => {
+                let connection = self.connect()?;
+                self.open.fetch_add(1, Ordering::Relaxed);
+                connection
+            }
         };
         let result = query(&connection);
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
@@ -167,6 +175,10 @@ impl Source for SqliteSource {
 
     fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError> {
         Ok(Vec::new())
+    }
+
+    fn connections(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     fn wait(&self, seen: Seen, timeout: Duration) -> Seen {

@@ -1,6 +1,10 @@
-//! Logs: text or JSON on stderr, with projection, partition and position as fields.
+//! Logs: text or JSON on stderr, with projection, partition and position as fields; [`metrics`]; and [`reloads`].
+
+pub mod metrics;
+pub mod reloads;
 
 use std::io::IsTerminal as _;
+use std::sync::OnceLock;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -20,10 +24,46 @@ pub enum LogFormat {
 /// When the filter cannot be parsed.
 pub fn start(format: LogFormat, filter: &str) -> Result<(), ParseError> {
     let filter = EnvFilter::builder().parse(filter)?;
-    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let logs = tracing_subscriber::fmt().with_writer(std::io::stderr);
     match format {
-        LogFormat::Text => logs.with_ansi(std::io::stderr().is_terminal()).init(),
-        LogFormat::Json => logs.json().flatten_event(true).with_current_span(true).with_span_list(false).init(),
+        LogFormat::Text => {
+            let logs = logs.with_ansi(std::io::stderr().is_terminal());
+            let logs = logs.with_env_filter(filter).with_filter_reloading();
+            let handle = logs.reload_handle();
+            keep(move |filter| handle.reload(filter).is_ok());
+            logs.init();
+        }
+        LogFormat::Json => {
+            let logs = logs.json().flatten_event(true).with_current_span(true).with_span_list(false);
+            let logs = logs.with_env_filter(filter).with_filter_reloading();
+            let handle = logs.reload_handle();
+            keep(move |filter| handle.reload(filter).is_ok());
+            logs.init();
+        }
+    }
+    Ok(())
+}
+
+/// Puts another filter in place.
+type Reload = Box<dyn Fn(EnvFilter) -> bool + Send + Sync>;
+
+/// That of this process.
+static RELOAD: OnceLock<Reload> = OnceLock::new();
+
+/// Remembers how another filter is put in place.
+fn keep(reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
+    // Logging is started once a process.
+    RELOAD.set(Box::new(reload)).ok();
+}
+
+/// From now on, logs what this filter lets through.
+///
+/// # Errors
+/// When it cannot be parsed.
+pub fn set_filter(filter: &str) -> Result<(), ParseError> {
+    let filter = EnvFilter::builder().parse(filter)?;
+    if let Some(reload) = RELOAD.get() {
+        reload(filter);
     }
     Ok(())
 }

@@ -18,7 +18,7 @@ fn status_tells_position_lag_owner_and_what_is_parked(setup: &Setup) {
     catch_up(setup, &["--workers", "2"]).success();
     setup.insert(&[note("a").at("2013-01-01T00:00:00.000000Z"), note("d")]);
     let found = report(setup);
-    assert_eq!(found["horizon"], json!({"position": 6, "last_position": 6, "blockers": []}));
+    assert_eq!(found["horizon"], json!({"position": 6, "last_position": 6, "age_seconds": 0.0, "blockers": []}));
     let projection = &found["projections"][0];
     assert_eq!(projection["name"], "saboteur");
     assert_eq!((&projection["dead_letters"], &projection["parked_aggregates"]), (&json!(2), &json!(1)));

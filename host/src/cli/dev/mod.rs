@@ -95,8 +95,7 @@ impl Dev {
 
     /// Where events come from.
     fn context(&self, context: &Context, scratch: &Path) -> anyhow::Result<Context> {
-        let mut context =
-            Context { events: context.events.clone(), read_model: context.read_model.clone(), ..*context };
+        let mut context = context.clone();
         if let Some(events) = &self.events {
             context.events = DatabaseUrl::Sqlite(scratch.join("events.db"));
             Import::of(events).run(&context)?;

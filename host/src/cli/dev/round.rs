@@ -5,9 +5,12 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, TryRecvError, channel};
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
+
 use super::tables::{self, Snapshot};
+use crate::cli::Context;
 use crate::cli::exit::Ended;
-use crate::cli::{Context, run};
+use crate::cli::run::{self, Job};
 use crate::database::{DatabaseUrl, sqlite};
 use crate::event::Position;
 use crate::partition::Partition;
@@ -60,8 +63,7 @@ impl Round {
         std::fs::create_dir_all(folder)?;
         let base = folder.join("projectionist.db");
         let file = DatabaseUrl::projection_file(&base, &plugin.descriptor.name);
-        let context =
-            Context { events: context.events.clone(), read_model: DatabaseUrl::Sqlite(base), runtime: context.runtime };
+        let context = Context { read_model: DatabaseUrl::Sqlite(base), ..context.clone() };
         let goal = source::open(&context.events, context.runtime.handle())?.last()?;
         let options = Options {
             batch_size: 10_000,
@@ -74,8 +76,8 @@ impl Round {
         let slot = Arc::new(PluginSlot::new(plugin));
         let plugin = slot.get();
         let stop = Stop::default();
-        let started = run::start(&context, &[slot], &[Partition::new(0, 1)?], options, &stop)?;
-        let progress = started.progress.into_iter().next().unwrap_or_default();
+        let started = run::start(&context, &[Job { slot, partitions: vec![Partition::new(0, 1)?], options }], &stop)?;
+        let progress = started.progress.into_iter().next().context("no worker was started")?;
         let (sender, ended) = channel();
         std::thread::Builder::new().name("wait for the worker".into()).spawn(move || {
             // Nobody asks any more when this round is over.

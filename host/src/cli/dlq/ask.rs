@@ -186,7 +186,8 @@ impl Asking {
         let Some(plugin) = &self.plugin else { return Ok(None) };
         let loader = self.loading.loader()?;
         let plugin = load(&loader, plugin, &self.settings)?;
-        refuse_strangers(&loader, &context.read_model, std::slice::from_ref(&plugin.descriptor.name))?;
+        let own = std::slice::from_ref(&plugin.descriptor.name);
+        refuse_strangers(&loader, &context.read_model, own, context.configured())?;
         Ok(Some(Arc::new(plugin)))
     }
 

@@ -16,6 +16,7 @@ use super::super::value::{Rowset, SqlError, Value, sqlstate};
 use super::statements::{Message, Part};
 use super::{decode, sql_error};
 use crate::database::Postgres;
+use crate::telemetry::metrics::OpenConnection;
 
 /// How many bytes are kept before they go off: some hundred rows, a few milliseconds of work for the server.
 pub(super) const AHEAD_AT: usize = 32 << 10;
@@ -51,12 +52,15 @@ pub(super) struct Session {
     connection: Option<Box<PgConnection>>,
     /// A message.
     on_its_way: Option<OnItsWay>,
+    /// Counts it.
+    _open: OpenConnection,
 }
 
 impl Session {
     /// A session on this connection.
     pub(super) fn new(database: Postgres, connection: PgConnection) -> Self {
-        Self { database, connection: Some(Box::new(connection)), on_its_way: None }
+        let open = OpenConnection::count();
+        Self { database, connection: Some(Box::new(connection)), on_its_way: None, _open: open }
     }
 
     /// Runs something on the connection.

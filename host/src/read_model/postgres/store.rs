@@ -416,6 +416,12 @@ impl Store for PostgresStore {
         }
     }
 
+    fn is_paused(&mut self) -> Result<bool, SqlError> {
+        let sql = "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)";
+        let ask = sqlx::query_scalar(sql).bind(&self.slot.projection);
+        self.session.run(async |connection| ask.fetch_one(connection).await)
+    }
+
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
         if self.has_run {
             // What was deferred runs as whoever set it off, and not as the host.

@@ -24,6 +24,7 @@ use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 use tokio::runtime::Handle;
 
+use super::super::pause;
 use super::super::sqlite::{found, one_at_a_time};
 use super::{RebuildError, Successor, Swap, name_of, signature, successors};
 use crate::database::schema::Tables;
@@ -179,6 +180,7 @@ impl Rebuild {
         transaction.execute("DELETE FROM sqlite_sequence WHERE name = ?1", [REQUESTS])?;
         let sql = "INSERT INTO sqlite_sequence (name, seq) VALUES (?1, ?2)";
         transaction.execute(sql, params![REQUESTS, last.unwrap_or(0)])?;
+        pause::carry(live, &transaction, &self.projection)?;
         for Successor { row, term, plugin_version, plugin_digest } in successors {
             transaction.execute(
                 "INSERT INTO _projectionist_checkpoints (projection, total_partitions, partition_key, position, epoch,

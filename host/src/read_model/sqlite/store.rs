@@ -19,6 +19,7 @@ use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::authorizer::{Compiling, Whose};
 use super::{sql_error, values};
 use crate::event::Position;
+use crate::telemetry::metrics::OpenConnection;
 
 /// How many steps of SQLite's machine pass between two looks at the clock: some 20 µs.
 const STEPS_PER_LOOK: i32 = 2_000;
@@ -45,6 +46,8 @@ pub struct SqliteStore {
     deadline: Deadline,
     /// Whether BEGIN has still to be said.
     begin_pending: bool,
+    /// Counts it.
+    _open: OpenConnection,
 }
 
 impl std::fmt::Debug for SqliteStore {
@@ -104,6 +107,7 @@ impl SqliteStore {
             limits,
             deadline,
             begin_pending: false,
+            _open: OpenConnection::count(),
         })
     }
 
@@ -320,6 +324,12 @@ impl Store for SqliteStore {
             Some(found) if found.is(self.epoch, self.position) => Ok(()),
             found => Err(self.fenced(found, 0)),
         }
+    }
+
+    fn is_paused(&mut self) -> Result<bool, SqlError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM _projectionist_pauses WHERE projection = ?1)";
+        let ask = || self.connection.prepare_cached(sql)?.query_row([&self.slot.projection], |row| row.get(0));
+        ask().map_err(|error| sql_error(&error))
     }
 
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {

@@ -62,6 +62,10 @@ impl Source for Log {
         Ok(vec![])
     }
 
+    fn connections(&self) -> usize {
+        1
+    }
+
     fn wait(&self, seen: Seen, _: Duration) -> Seen {
         seen
     }

@@ -1,0 +1,197 @@
+//! Everything that is said on the command line can stand in a file; a mistake in it is told with its line.
+
+use projectionist_tests::{Kind, Setup, on_both_databases, plugin, wait_until};
+use serde_json::json;
+
+use crate::metrics::held_up;
+use crate::sabotage::{note, noted, notes, order};
+
+/// Writes the file that is read where none is named.
+fn configure(setup: &Setup, text: &str) {
+    drop(setup.file("projectionist.toml", text));
+}
+
+/// A section that runs the saboteur.
+fn section(more: &str) -> String {
+    format!("[projections.saboteur]\nplugin = {:?}\n{more}\n", plugin("saboteur"))
+}
+
+on_both_databases!(a_run_is_described_by_a_file);
+fn a_run_is_described_by_a_file(setup: &Setup) {
+    let top = "workers = 3\non_error = \"skip\"\n[settings]\nmended = \"for all\"\n";
+    let own = "redact_payload = [\"secret\"]\n[projections.saboteur.settings]\nmended = 7\n";
+    configure(setup, &format!("{top}{}", section(own)));
+    setup.insert(&[
+        order("a", json!({"do": "note_setting", "key": "mended"})),
+        order("b", json!({"do": "note_payload", "secret": "x"})),
+        order("c", json!({"do": "panic"})),
+        note("c"),
+    ]);
+    setup.run(["run", "--once"]).success();
+    assert_eq!(notes(setup), [["a", "7"], ["b", "{\"do\":\"note_payload\"}"], ["c", "2"]]);
+    let letters = setup.dead_letters("saboteur");
+    assert_eq!((setup.checkpoints("saboteur").len(), letters.len(), &*letters[0].reason), (3, 1, "skipped"));
+    // The flag wins over the variable, and that over the file.
+    let mut command = setup.command(["run", "--once"]);
+    command.env("WORKERS", "2");
+    projectionist_tests::Host::spawn(command).wait().success();
+    assert_eq!(setup.checkpoints("saboteur").len(), 2);
+    let mut command = setup.command(["run", "--once", "--workers", "1"]);
+    command.env("WORKERS", "2");
+    projectionist_tests::Host::spawn(command).wait().success();
+    assert_eq!(setup.checkpoints("saboteur").len(), 1);
+}
+
+on_both_databases!(a_projection_has_workers_and_a_policy_of_its_own);
+fn a_projection_has_workers_and_a_policy_of_its_own(setup: &Setup) {
+    let other = format!("[projections.other]\nplugin = {:?}\nworkers = 2\non_error = \"stop\"\n", plugin("saboteur"));
+    configure(setup, &format!("{}{other}", section("")));
+    setup.insert(&[note("a")]);
+    setup.run(["run", "--once"]).success();
+    assert_eq!((setup.checkpoints("saboteur").len(), setup.checkpoints("other").len()), (1, 2));
+    setup.insert(&[order("a", json!({"do": "panic"}))]);
+    setup.run(["run", "--once"]).exited(3);
+    assert!(setup.dead_letters("other").is_empty(), "it stops, and the other one may park");
+    // The same on the command line.
+    let run = ["run", "--once", "--config", "", "--plugin", &*plugin("saboteur"), "--for", "saboteur.workers=4"];
+    setup.run(run).success();
+    assert_eq!(setup.checkpoints("saboteur").len(), 4);
+}
+
+on_both_databases!(a_rebuild_has_the_filters_of_the_run);
+fn a_rebuild_has_the_filters_of_the_run(setup: &Setup) {
+    let stranger = "[projections.elsewhere]\nredact_payload = [\"x\"]\n";
+    configure(setup, &format!("{}{stranger}", section("redact_payload = [\"secret\"]")));
+    setup.insert(&[order("b", json!({"do": "note_payload", "secret": "x"}))]);
+    setup.run(["run", "--once"]).success();
+    setup.run(["rebuild", "--plugin", &plugin("saboteur")]).success();
+    assert_eq!(notes(setup), [["b", "{\"do\":\"note_payload\"}"]]);
+}
+
+#[test]
+fn a_mistake_is_told_with_its_line() {
+    let setup = Setup::new(Kind::Sqlite);
+    let see = "see docs/cli.md";
+    for (text, line, message, hint) in [
+        ("workers = 2\nbatch_sise = 5", 2, "there is no key batch_sise", "did you mean batch_size?"),
+        ("batch_size = \"many\"", 1, "invalid value 'many' for '--batch-size <N>': invalid digit found in string", see),
+        ("\n\nbatch_size = 0", 3, "invalid value '0' for '--batch-size <N>': 0 is not in 1..=1000000", see),
+        ("batch_size = [1, 2]", 1, "batch_size is one value, and here it is a list", see),
+        ("watch = 7.5", 1, "invalid value '7.5' for '--watch <WATCH>': value was not a boolean", see),
+        (
+            "max_lag = 2024-01-01",
+            1,
+            "max_lag is a value, and here it is a time",
+            "say a text, a number, true, false, or a list of them",
+        ),
+        ("projections = 5", 1, "projections is a section, and here it is a number", "write it as [projections]"),
+        (
+            "[projections.x]\nfile = \"x.wasm\"",
+            2,
+            "there is no key file",
+            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, max_lag, workers, batch_size, \
+             on_error, max_attempts, poll_interval",
+        ),
+        (
+            "[projections.x]\nworkers = 0",
+            2,
+            "invalid value 'x.workers=0' for '--for <NAME.KEY=VALUE>': workers is a number from 1 to 65536",
+            see,
+        ),
+        (
+            "[projections.x]\ndigest = \"ab\"",
+            1,
+            "[projections.x] has a digest and no plugin",
+            "say which file it pins: plugin = \"FILE\"",
+        ),
+    ] {
+        configure(&setup, text);
+        let output = setup.run(["status"]);
+        output.failed(2, &format!("projectionist.toml, line {line}: {message}\nhint: {hint}"));
+    }
+    configure(&setup, "workers = ");
+    let output = setup.run(["status"]);
+    assert!(output.exited(2).error().starts_with("projectionist.toml, line 1: "), "{}", output.error());
+    setup.run(["--help"]).success();
+    setup.run(["status", "--config", ""]).success();
+    let missing = setup.run(["status", "--config", "nowhere.toml"]);
+    assert!(missing.exited(2).error().starts_with("cannot read nowhere.toml: "), "{}", missing.error());
+}
+
+#[test]
+fn a_password_in_the_file_is_shown_nowhere() {
+    let setup = Setup::new(Kind::Sqlite);
+    configure(&setup, "read_model_url = \"postgres://me:opensesame@localhost:1/x\"");
+    for arguments in [&["--help"][..], &["run", "--help"], &["status"], &["config", "check"]] {
+        let output = setup.run(arguments);
+        assert!(!format!("{}{}", output.stdout, output.stderr).contains("opensesame"), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_configuration_is_checked_without_a_database() {
+    let setup = Setup::empty(Kind::Sqlite);
+    let output = setup.run(["config", "check"]);
+    output.failed(
+        2,
+        "there is no configuration to check\n\
+         hint: say --config FILE, or put projectionist.toml into the working folder",
+    );
+    configure(&setup, &section("workers = 2\nbatch_size = 7\n"));
+    let output = setup.run(["config", "check"]);
+    let told = &output.success().stdout;
+    assert!(told.starts_with("saboteur: version 1, "), "{told}");
+    assert!(
+        told.ends_with("2 partitions, batches of 7 events at most\nprojectionist.toml is good: 3 keys\n"),
+        "{told}"
+    );
+    configure(&setup, "[projections.x]\nplugin = \"nowhere.wasm\"\n");
+    let output = setup.run(["config", "check"]);
+    assert!(output.exited(2).error().contains("nowhere.wasm"), "{}", output.error());
+    let files: Vec<_> = std::fs::read_dir(setup.folder()).unwrap().collect();
+    assert_eq!(files.len(), 1, "{files:?}");
+}
+
+on_both_databases!(a_hangup_applies_what_can_be_applied);
+fn a_hangup_applies_what_can_be_applied(setup: &Setup) {
+    let served = |lag: &str, log: &str, size: u32| {
+        let top =
+            format!("http = \"127.0.0.1:0\"\nmax_attempts = 1000000\nlog = \"{log}\"\nbatch_size = {size}\n{lag}\n");
+        configure(setup, &format!("{top}{}", section("")));
+    };
+    served("", "info", 100);
+    let mut host = setup.start(["run"]);
+    setup.insert(&[held_up()]);
+    host.wait_for_log("trying an event again");
+    wait_until("it is served, and no lag is too long", || host.get("/health").ask().json()["status"] == "healthy");
+    served("max_lag = 60", "projectionist_host=debug", 200);
+    host.hang_up();
+    wait_until("the lag is too long now", || host.get("/health").ask().json()["status"] == "degraded");
+    host.wait_for_log("take effect at the next start keys=[\"batch_size\"]");
+    // A mistake changes nothing.
+    configure(setup, "max_lga = 5");
+    host.hang_up();
+    host.wait_for_log("the configuration cannot be used; all stays as it was");
+    assert_eq!(host.get("/health").ask().json()["status"], "degraded");
+    crate::metrics::switch_on(setup);
+    wait_until("it goes on", || noted(setup) == 1);
+    setup.insert(&[note("b")]);
+    // Which only debug tells.
+    host.wait_for_log("batch committed");
+    host.terminate();
+    host.wait().success();
+}
+
+#[test]
+fn a_hangup_takes_another_token() {
+    let setup = Setup::new(Kind::Sqlite);
+    let tokens = ["correct horse battery staple", "another horse, another battery"];
+    drop(setup.file("token", tokens[0]));
+    let served = ["--http", "127.0.0.1:0", "--http-token-file", "token"];
+    let mut host = crate::sabotage::follow(&setup, &served);
+    wait_until("the first is taken", || host.get("/metrics").bearing(tokens[0]).ask().code == 200);
+    drop(setup.file("token", tokens[1]));
+    host.hang_up();
+    wait_until("the second is taken", || host.get("/metrics").bearing(tokens[1]).ask().code == 200);
+    assert_eq!(host.get("/metrics").bearing(tokens[0]).ask().code, 401);
+}

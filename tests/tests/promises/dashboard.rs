@@ -1,0 +1,195 @@
+//! The dashboard, in a real browser: it shows what happens, does what it is told with the token and nothing without, and
+//! takes no text for markup.
+
+use projectionist_tests::browser::Browser;
+use projectionist_tests::{Host, Kind, Setup, on_both_databases, plugin, wait_until};
+use serde_json::json;
+
+use crate::metrics::HTTP;
+use crate::reload::{bytes, deploy, touched};
+use crate::sabotage::{follow, note, noted, order};
+
+/// A token that is long enough.
+const TOKEN: &str = "correct horse battery staple";
+
+/// Starts a host with the token, and this more.
+fn start(setup: &Setup, more: &[&str]) -> Host {
+    drop(setup.file("token", TOKEN));
+    follow(setup, &[&HTTP[..], &["--http-token-file", "token"], more].concat())
+}
+
+/// Opens the dashboard of a host.
+fn open(host: &mut Host) -> Browser {
+    Browser::open(&format!("http://{}/", host.address()))
+}
+
+/// Types a token into the page, by the keyboard as far as that goes.
+fn log_in(page: &mut Browser, token: &str) {
+    page.wait_until("document.getElementById('token').offsetParent !== null");
+    page.evaluate(&format!(
+        "document.getElementById('token').focus(); document.getElementById('token').value = {}",
+        json!(token)
+    ));
+    page.press("Tab");
+    assert_eq!(page.evaluate("document.activeElement.textContent"), "Use it", "the button is next");
+    page.press("Enter");
+}
+
+/// What the chart of the projection's rate draws.
+const POINTS: &str =
+    "(document.querySelector('[data-projection=saboteur] .rate polyline')?.getAttribute('points') ?? '')";
+
+on_both_databases!(charts_move_as_events_come);
+fn charts_move_as_events_come(setup: &Setup) {
+    let mut host = follow(setup, &HTTP);
+    setup.insert(&[note("a")]);
+    wait_until("it is applied", || noted(setup) == 1);
+    let mut page = open(&mut host);
+    page.wait_until("document.getElementById('status').textContent === 'healthy'");
+    page.wait_until(&format!("{POINTS}.split(' ').length >= 2"));
+    // Whatever was drawn last: a rate above 0 is drawn above the bottom of the chart, which is at 29.
+    setup.insert(&(0..50).map(|n| note(&format!("a{n}"))).collect::<Vec<_>>());
+    page.wait_until(&format!("{POINTS}.split(' ').some((point) => Number(point.split(',')[1]) < 29)"));
+    page.wait_until("document.querySelector('[data-projection=saboteur] tbody td:nth-child(2)').textContent === '51'");
+    assert_eq!(page.text("#horizon"), "51, the last event");
+    assert!(page.text("#workers").contains("running"), "{}", page.text("#workers"));
+    let state = host.get("/api/state").ask().json();
+    assert!(state["workers"][0]["cost"]["batches"].as_u64().is_some_and(|batches| batches >= 2), "{state}");
+    // Without a token nothing can be done.
+    assert_eq!(page.evaluate("document.querySelector('[data-projection=saboteur] button').disabled"), true);
+    assert_eq!(host.post("/api/projections/saboteur/pause", &json!({})).ask().code, 403);
+    assert_eq!(host.get("/api/dead-letters").ask().code, 403);
+    host.kill();
+    page.wait_until("document.getElementById('status').dataset.status === 'away'");
+}
+
+on_both_databases!(a_dead_letter_is_shown_and_retried_with_the_token_only);
+fn a_dead_letter_is_shown_and_retried_with_the_token_only(setup: &Setup) {
+    setup.insert(&[order("eve", json!({"do": "fail_until", "switch": "on"})), note("eve"), note("bob")]);
+    let mut host = start(setup, &["--max-attempts", "1"]);
+    host.wait_for_log("aggregate parked");
+    wait_until("it is parked", || setup.dead_letters("saboteur").len() == 2);
+    let mut page = open(&mut host);
+    page.wait_until("document.getElementById('status').textContent === 'this needs the token'");
+    log_in(&mut page, "wrong horse, wrong battery");
+    page.wait_until("document.getElementById('notice').textContent === 'That token is refused.'");
+    assert_eq!(page.text("#letters"), "", "nothing was shown");
+    log_in(&mut page, TOKEN);
+    page.wait_until("document.querySelector('[data-letter=eve]') !== null");
+    let shown = page.text("[data-letter=eve]");
+    for part in ["saboteur default/Saboteur/eve", "the switch on is off", "\"fail_until\"", "2 wait"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    setup.read_model().connect_to("saboteur").execute("INSERT INTO switches VALUES ('on')");
+    page.evaluate("document.querySelector('[data-letter=eve] button').focus()");
+    page.press("Enter");
+    wait_until("its events are applied", || noted(setup) == 3 && setup.dead_letters("saboteur").is_empty());
+    page.wait_until("document.getElementById('letters').textContent === 'nothing is parked'");
+    host.wait_for_log("audit: dashboard action=\"retry\" projection=\"saboteur\" aggregate=\"default/Saboteur/eve\"");
+}
+
+on_both_databases!(a_projection_is_paused_and_resumed);
+fn a_projection_is_paused_and_resumed(setup: &Setup) {
+    let mut host = start(setup, &[]);
+    setup.insert(&[note("a")]);
+    wait_until("it works", || noted(setup) == 1);
+    let mut page = open(&mut host);
+    log_in(&mut page, TOKEN);
+    let button = "document.querySelector('[data-projection=saboteur] button')";
+    page.wait_until(&format!("{button}?.disabled === false"));
+    page.evaluate(&format!("{button}.click()"));
+    host.wait_for_log("paused by an operator");
+    page.wait_until(&format!("{button}.textContent === 'Resume'"));
+    setup.insert(&[note("b")]);
+    page.evaluate(&format!("{button}.click()"));
+    wait_until("it goes on", || noted(setup) == 2);
+    for action in ["pause", "resume"] {
+        host.wait_for_log(&format!("audit: dashboard action=\"{action}\" projection=\"saboteur\""));
+    }
+    let unknown = host.post("/api/projections/nobody/pause", &json!({})).bearing(TOKEN).ask();
+    assert_eq!(unknown.json(), json!({"error": "there is no projection nobody"}));
+    assert!(!setup.folder().join("projectionist.nobody.db").exists());
+}
+
+#[test]
+fn an_event_is_given_up() {
+    let setup = Setup::new(Kind::Sqlite);
+    setup.insert(&[order("eve", json!({"do": "panic"})), note("eve")]);
+    let mut host = start(&setup, &[]);
+    host.wait_for_log("aggregate parked");
+    wait_until("it is parked", || setup.dead_letters("saboteur").len() == 2);
+    let aggregate = json!({"projection": "saboteur", "bounded_context": "default", "aggregate_type": "Saboteur", "aggregate_id": "eve"});
+    let asking = |position: Option<u64>| {
+        let mut meant = aggregate.clone();
+        meant["position"] = json!(position);
+        meant
+    };
+    for wrong in ["", "wrong horse, wrong battery"] {
+        assert_eq!(host.post("/api/dead-letters", &asking(Some(1))).bearing(wrong).ask().code, 401);
+    }
+    assert_eq!(host.post("/api/dead-letters", &asking(Some(1))).bearing(TOKEN).ask().code, 200);
+    wait_until("the rest is applied", || noted(&setup) == 1);
+    assert_eq!(
+        host.post("/api/dead-letters", &asking(None)).bearing(TOKEN).ask().code,
+        409,
+        "it is not parked any more"
+    );
+}
+
+#[test]
+fn text_with_markup_in_it_stays_text() {
+    let setup = Setup::new(Kind::Sqlite);
+    let evil = "<img src=x onerror=\"document.title='taken'\"><script>document.title='taken'</script>";
+    setup.insert(&[order(evil, json!({"do": "execute", "sql": format!("INSERT INTO {evil}")}))]);
+    let mut host = start(&setup, &[]);
+    host.wait_for_log("aggregate parked");
+    wait_until("it is parked", || setup.dead_letters("saboteur").len() == 1);
+    let mut page = open(&mut host);
+    log_in(&mut page, TOKEN);
+    page.wait_until("document.querySelector('#letters article') !== null");
+    assert!(page.text("#letters").contains(evil), "{}", page.text("#letters"));
+    assert_eq!(page.evaluate("document.querySelectorAll('img, script:not(body > script)').length"), 0);
+    assert_eq!(page.evaluate("document.title"), "Projectionist");
+    // And were it markup after all, the policy would keep it from running.
+    let page = host.get("/").ask();
+    let policy = page.head.lines().find(|line| line.to_lowercase().starts_with("content-security-policy"));
+    let policy = policy.expect("a policy");
+    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe-inline"), "{policy}");
+    let outside = page.body.replace("http://www.w3.org/2000/svg", "");
+    assert!(!outside.contains("http:") && !outside.contains("https:"), "it loads nothing from elsewhere");
+}
+
+#[test]
+fn reloads_are_shown_with_their_digests() {
+    let setup = Setup::new(Kind::Sqlite);
+    deploy(&setup, &bytes("counter"));
+    let mut host = setup.start([&["run", "--plugin", "counter.wasm", "--watch"][..], &HTTP].concat());
+    host.wait_for_log("partition claimed");
+    let mut page = open(&mut host);
+    deploy(&setup, &touched(bytes("counter")));
+    page.wait_until("document.getElementById('reloads').textContent.includes('taken')");
+    let digest = setup.run(["plugin", "inspect", "--json", &plugin("counter")]);
+    let digest: serde_json::Value = serde_json::from_str(&digest.success().stdout).unwrap();
+    let shown = page.text("#reloads");
+    assert!(shown.contains(&digest["digest"].as_str().unwrap()[..12]), "{shown}");
+    deploy(&setup, b"no component");
+    page.wait_until("document.getElementById('reloads').textContent.includes('refused: ')");
+}
+
+#[test]
+fn it_fits_a_phone_and_follows_the_light() {
+    let setup = Setup::new(Kind::Sqlite);
+    let mut host = follow(&setup, &[&HTTP[..], &["--workers", "3"]].concat());
+    setup.insert(&[note("a")]);
+    wait_until("it works", || noted(&setup) == 1);
+    let mut page = open(&mut host);
+    let back = "getComputedStyle(document.body).backgroundColor";
+    page.show_as(390, 800, "light");
+    page.wait_until("document.querySelector('[data-projection=saboteur]') !== null");
+    let light = page.evaluate(back);
+    assert_eq!(page.evaluate("document.documentElement.scrollWidth <= innerWidth"), true, "nothing is cut off");
+    page.show_as(1200, 900, "dark");
+    assert_ne!(page.evaluate(back), light);
+    page.press("Tab");
+    assert_eq!(page.evaluate("document.activeElement.textContent"), "Skip to the projections");
+}
