@@ -398,6 +398,15 @@ fn reload_on_hangup(context: &Context, served: Option<Served>) {
     });
 }
 
+/// Ends all workers of the process when it is dropped.
+struct StopAll(Stop);
+
+impl Drop for StopAll {
+    fn drop(&mut self) {
+        self.0.request();
+    }
+}
+
 /// Takes part in replica sets until the process is told to stop, or cannot go on in one of them: then it leaves them all,
 /// and whoever watches over it starts it again.
 fn share(
@@ -423,9 +432,9 @@ fn share(
         };
         let stop = stop.clone();
         std::thread::Builder::new().name(format!("replica set {set}")).spawn(move || {
-            let outcomes = replica.run(patience);
-            stop.request();
-            outcomes
+            // Also when it panics: the other sets do not go on without it.
+            let _all_end = StopAll(stop);
+            replica.run(patience)
         })
     });
     let parts: Vec<_> = parts.collect::<std::io::Result<_>>()?;

@@ -168,12 +168,14 @@ async fn live() -> &'static str {
 
 /// Whether every worker has claimed its partition, or stands by for it.
 async fn ready(State(observer): State<Arc<Observer>>) -> Response {
-    let is_ready = |state| !matches!(state, progress::State::Starting | progress::State::Waiting { .. });
+    use progress::State::{Failed, Starting, Waiting};
+    let is_ready = |state| !matches!(state, Starting | Waiting { .. } | Failed { .. });
     let not_yet = observer.workers().iter().filter(|worker| !is_ready(worker.state())).count();
     if not_yet == 0 {
         return "ready\n".into_response();
     }
-    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {not_yet} workers are starting or wait\n")).into_response()
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {not_yet} workers are starting, wait or have failed\n"))
+        .into_response()
 }
 
 /// Health, with reasons. What is degraded still works, so only what is unhealthy is an error.

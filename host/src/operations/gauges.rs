@@ -22,6 +22,13 @@ struct OfProjection {
     projection: String,
 }
 
+/// A replica set.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSet {
+    /// Its name.
+    replica_set: String,
+}
+
 /// A worker's state.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct OfState {
@@ -114,6 +121,19 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
             claimed.get_or_create(&of).set(i64::from(is_here));
         }
     }
+    let (generation, members, slots) = (Family::default(), Family::default(), Family::default());
+    for set in &report.replica_sets {
+        let of = OfSet { replica_set: set.name.clone() };
+        let set_to = |family: &Family<OfSet, Gauge>, count| {
+            family.get_or_create(&of).set(count);
+        };
+        set_to(&generation, whole(set.generation));
+        set_to(&members, whole(set.members.len() as u64));
+        set_to(&slots, i64::from(set.slots));
+    }
+    registry.register("replica_set_generation", "How often the roster has changed", generation);
+    registry.register("replica_set_members", "Processes on the roster", members);
+    registry.register("replica_set_slots", "Slots of each projection", slots);
     registry.register("parked_aggregates", "Aggregates that wait for a retry", parked);
     registry.register("dead_letters", "Events that were not applied", letters);
     registry.register("paused", "Whether an operator has paused the projection", paused);

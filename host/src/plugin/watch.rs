@@ -102,8 +102,9 @@ fn take_up(loader: &Loader, watched: &Watched, seen: &mut Option<Seen>) {
     let signatures = signature::state_of(&file.path);
     let hex = digest.to_string();
     if *running.digest == hex {
-        // What was refused or given back before may come again.
-        *seen = None;
+        // What was refused before may come again; but not this, if it is given back after all: only another file is a reason
+        // to try.
+        *seen = Some((digest, signatures));
         return;
     }
     if *seen == Some((digest, signatures)) {

@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn a_broken_environment_is_no_poison_event() {
-        for code in ["42P01", "42501", "53100", "58030", "25006"] {
+        for code in ["42P01", "42501", "53100", "58030", "25006", "55P03"] {
             assert_eq!(ApplyError::Sql(SqlError::permanent(code, "")).kind(), Kind::Environment, "{code}");
         }
         assert_eq!(ApplyError::Sql(SqlError::permanent("23505", "")).kind(), Kind::Permanent);

@@ -163,8 +163,9 @@ impl Part {
                 break Outcome::Done;
             }
         };
-        self.leave(patience);
-        vec![outcome]
+        let mut outcomes = self.leave(patience);
+        outcomes.push(outcome);
+        outcomes
     }
 
     /// Takes note of workers that have ended; gives an outcome that ends this part, too.
@@ -311,7 +312,8 @@ impl Part {
     }
 
     /// Leaves: the others are told first, so that they stand by for what is released.
-    fn leave(mut self, patience: Duration) {
+    fn leave(mut self, patience: Duration) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
         let deadline = Instant::now() + patience;
         for running in self.running.values() {
             running.stop.request();
@@ -328,11 +330,17 @@ impl Part {
             if let Some(running) = self.running.remove(&place) {
                 self.applied += running.progress.events();
             }
-            if outcome != Outcome::Done {
-                tracing::warn!(projection = place.0, partition = %place.1, ?outcome, "a worker ended");
+            match outcome {
+                // Whoever has taken the slot over already has it.
+                Outcome::Done | Outcome::Fenced(_) => {}
+                other => {
+                    tracing::error!(projection = place.0, partition = %place.1, outcome = ?other, "a worker ended");
+                    outcomes.push(other);
+                }
             }
         }
         tracing::info!(member = self.member.name, events = self.applied, "left the replica set");
+        outcomes
     }
 
     /// Writes a roster without this process.

@@ -16,6 +16,7 @@ use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
 use crate::plugin::Plugin;
 use crate::read_model::guard::Phase;
+use crate::read_model::multi_row::TWICE;
 use crate::read_model::store::CommitError;
 use crate::read_model::unit_of_work::Sending;
 
@@ -67,6 +68,11 @@ impl Applier {
             ApplyError::Commit(_) => false,
         };
         if !is_its_own && error.kind() != Kind::Permanent {
+            return None;
+        }
+        // The host's own doing: it has sent rows together, and will not again.
+        if matches!(error, ApplyError::Sql(error) | ApplyError::Commit(CommitError::Sql(error)) if error.code == TWICE)
+        {
             return None;
         }
         let last_good = self.trial.last_good.take()?;

@@ -30,8 +30,8 @@ use std::ops::ControlFlow;
 
 use sqlparser::ast::{
     Assignment, AssignmentTarget, BinaryOperator, ConflictTarget, Expr, FunctionArg, FunctionArgExpr,
-    FunctionArguments, Insert, OnConflictAction, OnInsert, Query, SetExpr, Statement, TableObject, Value, Visit as _,
-    Visitor,
+    FunctionArguments, Ident, Insert, OnConflictAction, OnInsert, Query, SetExpr, Statement, TableObject, Value,
+    Visit as _, Visitor,
 };
 use sqlparser::dialect::PostgreSqlDialect;
 use sqlparser::parser::Parser;
@@ -41,13 +41,13 @@ use sqlparser::tokenizer::{Token, Tokenizer, Whitespace};
 pub const TWICE: &str = "21000";
 
 /// Whether a table (`$1`) does nothing by itself that could tell one statement from several: triggers, rules, a foreign
-/// key to itself, being a view. And whether its rows can come in any order: no column is numbered or dated by itself, texts
+/// key that refers to it (it is looked at when the statement ends), a key that is checked later than each row, being a view. And whether its rows can come in any order: no column is numbered or dated by itself, texts
 /// that differ are different, and nothing but the key is unique (one row could take what another has not let go of yet).
 pub const SAFE_TABLE: &str = "
     SELECT relkind IN ('r', 'p') AND NOT relhasrules
            AND NOT EXISTS (SELECT FROM pg_trigger WHERE tgrelid = class.oid AND NOT tgisinternal)
            AND NOT EXISTS (SELECT FROM pg_constraint
-                           WHERE contype = 'f' AND conrelid = class.oid AND confrelid = class.oid),
+                           WHERE confrelid = class.oid OR (conrelid = class.oid AND condeferrable)),
        NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = class.oid AND attidentity <> '')
            AND NOT EXISTS (SELECT FROM pg_attrdef WHERE adrelid = class.oid AND pg_get_expr(adbin, adrelid) LIKE '%(%')
            AND NOT EXISTS (SELECT FROM pg_attribute JOIN pg_collation ON pg_collation.oid = attcollation
@@ -217,18 +217,19 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
     // One that gives a row another key makes it meet others.
     let leaves_the_key = |Assignment { target, .. }: &Assignment| match target {
         AssignmentTarget::ColumnName(name) => {
-            name.0.last().and_then(|part| part.as_ident()).is_some_and(|name| !columns.contains(name))
+            let name = name.0.last().and_then(|part| part.as_ident()).map(folded);
+            name.is_some_and(|name| columns.iter().all(|column| folded(column) != name))
         }
         AssignmentTarget::Tuple(_) => false,
     };
     if !update.assignments.iter().all(leaves_the_key) {
         return None;
     }
-    let place = |wanted: &sqlparser::ast::Ident| {
+    let place = |wanted: &Ident| {
         let place = insert
             .columns
             .iter()
-            .position(|column| column.0.last().and_then(|part| part.as_ident()) == Some(wanted))?;
+            .position(|column| column.0.last().and_then(|part| part.as_ident()).map(folded) == Some(folded(wanted)))?;
         match row.get(place)? {
             Expr::Value(value) => match &value.value {
                 Value::Placeholder(text) => text.strip_prefix('$')?.parse::<usize>().ok()?.checked_sub(1),
@@ -238,7 +239,12 @@ fn key(insert: &Insert, row: &[Expr]) -> Option<(Vec<usize>, Vec<String>)> {
         }
     };
     let key = columns.iter().map(place).collect::<Option<Vec<_>>>()?;
-    Some((key, columns.iter().map(ToString::to_string).collect()))
+    Some((key, columns.iter().map(folded).collect()))
+}
+
+/// The name that Postgres makes of one.
+fn folded(name: &Ident) -> String {
+    if name.quote_style.is_some() { name.value.clone() } else { name.value.to_lowercase() }
 }
 
 /// Sees that an expression names no column.
@@ -333,6 +339,9 @@ mod tests {
     fn a_key_is_known_by_its_columns_wherever_they_stand() {
         let sql = "INSERT INTO t (n, a, b) VALUES ($3, $1, $2) ON CONFLICT (a, b) DO UPDATE SET n = excluded.n";
         assert_eq!(multi_row(sql).unwrap().key, [0, 1]);
+        let swapped = "INSERT INTO t (n, B, \"a\") VALUES ($3, $1, $2) ON CONFLICT (A, b) DO UPDATE SET n = excluded.n";
+        let swapped = multi_row(swapped).unwrap();
+        assert_eq!((&swapped.key[..], &swapped.key_columns[..]), (&[1, 0][..], &["a".to_owned(), "b".to_owned()][..]));
         assert_eq!(multi_row("INSERT INTO t VALUES ($1, $2)").unwrap().key, [0_usize; 0]);
         assert_eq!(multi_row("INSERT INTO t VALUES ($1) ON CONFLICT DO NOTHING").unwrap().key, [0_usize; 0]);
     }
@@ -356,6 +365,8 @@ mod tests {
             "INSERT INTO t (a) VALUES ($1) ON CONFLICT ON CONSTRAINT t_pkey DO UPDATE SET a = 1",
             // The row gets another key.
             "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET a = t.b",
+            "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET A = t.b",
+            "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET \"a\" = t.b",
             "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET (a, b) = (t.b, t.a)",
             // A parameter that is not the row's.
             "INSERT INTO t (a, b) VALUES ($1, $2) ON CONFLICT (a) DO UPDATE SET b = $2",

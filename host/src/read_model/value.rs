@@ -163,12 +163,12 @@ impl SqlError {
     }
 
     /// Whether it says that something around the projection is broken (a table is gone, a permission is missing,
-    /// the disk is full) rather than that this event cannot be applied. Parking events would not help.
+    /// the disk is full, somebody keeps a lock) rather than that this event cannot be applied. Parking events would not help.
     #[must_use]
     pub fn is_environment(&self) -> bool {
         self.code.starts_with("53")
             || self.code.starts_with("58")
-            || matches!(&*self.code, "42P01" | "42501" | "3F000" | "25006" | "XX001" | "XX002")
+            || matches!(&*self.code, "42P01" | "42501" | "3F000" | "25006" | "55P03" | "XX001" | "XX002")
     }
 }
 

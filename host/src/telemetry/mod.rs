@@ -56,14 +56,22 @@ fn keep(reload: impl Fn(EnvFilter) -> bool + Send + Sync + 'static) {
     RELOAD.set(Box::new(reload)).ok();
 }
 
-/// From now on, logs what this filter lets through.
-///
-/// # Errors
-/// When it cannot be parsed.
-pub fn set_filter(filter: &str) -> Result<(), ParseError> {
-    let filter = EnvFilter::builder().parse(filter)?;
-    if let Some(reload) = RELOAD.get() {
-        reload(filter);
+/// What is to be logged from now on; not yet.
+pub struct NewFilter(EnvFilter);
+
+impl NewFilter {
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it cannot be parsed.
+    pub fn parse(filter: &str) -> Result<Self, ParseError> {
+        EnvFilter::builder().parse(filter).map(Self)
     }
-    Ok(())
+
+    /// From now on, logs what it lets through.
+    pub fn apply(self) {
+        if let Some(reload) = RELOAD.get() {
+            reload(self.0);
+        }
+    }
 }

@@ -5,7 +5,9 @@
 //! says so and proves the same with what anybody can have: on SQLite a process whose files may not grow
 //! (RLIMIT_FSIZE), on Postgres a query for which the server has no room (`temp_file_limit`).
 
-use projectionist_tests::{Cluster, Database, Host, Kind, Setup, SmallDisk, plugin, wait_until};
+use projectionist_tests::{
+    Cluster, Database, Host, Kind, Setup, SmallDisk, event, on_both_databases, plugin, wait_until,
+};
 use serde_json::json;
 
 use crate::sabotage::{catch_up, follow, note, noted, order};
@@ -30,6 +32,41 @@ fn recovered(setup: &Setup, host: &Host, expected: u64) {
     host.terminate();
     assert_eq!(setup.dead_letters("saboteur"), []);
     assert_eq!(setup.events_applied("saboteur"), expected);
+}
+
+on_both_databases!(a_table_that_somebody_alters_is_no_reason_to_give_up_an_event);
+fn a_table_that_somebody_alters_is_no_reason_to_give_up_an_event(setup: &Setup) {
+    let look = || {
+        let statement = "SELECT * FROM survivors";
+        event("Attack", "Evil", "one").payload(json!({"attack": "sql", "how": "query", "statement": statement}))
+    };
+    let host = setup.start(["run", "--plugin", &plugin("evil")]);
+    setup.insert(&[look(), look()]);
+    wait_until("it has looked", || setup.count("evil", "survivors") == 2);
+    setup.read_model().connect_to("evil").execute("ALTER TABLE survivors ADD COLUMN more TEXT");
+    setup.insert(&[look(), look()]);
+    wait_until("it looks again", || setup.count("evil", "survivors") == 4);
+    host.terminate();
+    host.wait().success();
+    assert_eq!(setup.dead_letters("evil"), []);
+}
+
+#[test]
+fn a_lock_that_somebody_keeps_is_waited_for_however_long_it_takes() {
+    let setup = Setup::new(Kind::Postgres);
+    let mut host = follow(&setup, &["--max-statement-time", "400", "--max-attempts", "1"]);
+    setup.insert(&[note("a")]);
+    wait_until("it works", || noted(&setup) == 1);
+    let mut other = setup.connect();
+    other.execute("BEGIN; LOCK TABLE saboteur.notes IN SHARE MODE");
+    setup.insert(&[note("a"), note("b")]);
+    for _ in 0..3 {
+        host.wait_for_log("(SQLSTATE 55P03)");
+    }
+    host.wait_for_log("will try again; nothing is lost");
+    assert_eq!(setup.dead_letters("saboteur"), []);
+    other.execute("ROLLBACK");
+    recovered(&setup, &host, 3);
 }
 
 #[test]

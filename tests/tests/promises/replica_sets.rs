@@ -9,6 +9,7 @@ use projectionist_tests::chaos::random::Random;
 use projectionist_tests::{Event, Host, Kind, Setup, on_both_databases, plugin, wait_until};
 use serde_json::Value;
 
+use crate::metrics::{HTTP, wait_for_metric};
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
 
 /// How many aggregates the notes are of: enough for every slot to have some.
@@ -215,12 +216,11 @@ fn another_number_of_slots_is_an_exact_rescale_that_all_members_follow(setup: &S
     let rounds = under_load(setup, |_| {
         let (first, second) = (join(setup, &["--slots", "6"]), join(setup, &["--slots", "6"]));
         assert_eq!(settled(setup, &[&first, &second], 6), [3, 3]);
-        let third = join(setup, &["--slots", "main=4"]);
+        let mut third = join(setup, &["--slots", "main=4"]);
         let mut shares = settled(setup, &[&first, &second, &third], 4);
         shares.sort_unstable();
         assert_eq!(shares, [1, 1, 2]);
-        let reason = status(setup)["replica_sets"][0]["last_change"]["reason"].clone();
-        assert!(reason.as_str().is_some_and(|reason| reason.ends_with("joined, and changed 6 slots to 4")), "{reason}");
+        third.wait_for_log("joined, and changed 6 slots to 4");
         let before = noted(setup);
         wait_until("and on it goes", || noted(setup) > before + 2 * AGGREGATES as u64);
         hosts = vec![first, second, third];
@@ -242,7 +242,12 @@ fn at_random_processes_come_go_and_are_killed_and_no_event_is_lost_or_doubled(se
         for step in 0..14 {
             match random.below(4) {
                 0 if hosts.len() > 1 => hosts.remove(0).kill(),
-                1 if hosts.len() > 1 => drop(leave(hosts.remove(0))),
+                1 if hosts.len() > 1 => {
+                    let mut host = hosts.remove(0);
+                    // Before it listens for signals, one ends it as a kill does.
+                    host.wait_for_log("following the roster");
+                    leave(host);
+                }
                 _ if hosts.len() < 5 => hosts.push(join(setup, &[])),
                 _ => hosts.remove(0).kill(),
             }
@@ -259,10 +264,27 @@ fn at_random_processes_come_go_and_are_killed_and_no_event_is_lost_or_doubled(se
         }
     });
     wait_until(&format!("seed {seed}: all is applied"), || noted(setup) == (rounds * AGGREGATES) as u64);
-    for host in hosts {
+    for mut host in hosts {
+        host.wait_for_log("following the roster");
         leave(host);
     }
     every_note_once(setup, rounds);
+}
+
+on_both_databases!(an_operator_sees_who_is_in_a_set_in_the_metrics);
+fn an_operator_sees_who_is_in_a_set_in_the_metrics(setup: &Setup) {
+    let of = ["replica_set=\"main\""];
+    let mut first = join(setup, &HTTP);
+    wait_for_metric(&mut first, "projectionist_replica_set_members", &of, 1.0);
+    let second = join(setup, &[]);
+    settled(setup, &[&first, &second], 16);
+    wait_for_metric(&mut first, "projectionist_replica_set_members", &of, 2.0);
+    wait_for_metric(&mut first, "projectionist_replica_set_generation", &of, 2.0);
+    wait_for_metric(&mut first, "projectionist_replica_set_slots", &of, 16.0);
+    wait_for_metric(&mut first, "projectionist_workers", &["state=\"running\""], 8.0);
+    leave(second);
+    wait_for_metric(&mut first, "projectionist_workers", &["state=\"running\""], 16.0);
+    leave(first);
 }
 
 on_both_databases!(one_process_takes_part_in_several_sets);

@@ -18,6 +18,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Subcommand};
 use super::exit::UsageError;
 use super::{Cli, Command};
 use crate::http::Served;
+use crate::telemetry::NewFilter;
 
 pub use file::{Config, ConfigError};
 
@@ -127,10 +128,11 @@ pub fn reload(served: Option<&Served>, before: Option<&Config>) -> anyhow::Resul
     let (cli, config) = parse(&std::env::args_os().collect::<Vec<_>>())?;
     let cli = cli.map_err(|error| anyhow::anyhow!(in_one_line(&error)))?;
     let Command::Run(run) = &cli.command else { return Ok(config) };
-    crate::telemetry::set_filter(super::log_filter(&cli.global, &cli.command))?;
+    let filter = NewFilter::parse(super::log_filter(&cli.global, &cli.command))?;
     if let Some(served) = served {
         served.reload(run.max_lag())?;
     }
+    filter.apply();
     let changed = match (&config, before) {
         (Some(config), Some(before)) => config.changed_since(before),
         _ => BTreeSet::new(),

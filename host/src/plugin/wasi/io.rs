@@ -67,6 +67,10 @@ impl Lines {
 
 /// Writes to a stream.
 fn write(mut store: StoreContextMut<'_, Guest>, stream: &Resource<Output>, bytes: &[u8]) -> wasmtime::Result<()> {
+    // As `check-write` has said. More would be more lines at once than the log's limits were meant to see.
+    if bytes.len() as u64 > AT_ONCE {
+        wasmtime::bail!("the projection writes {} bytes at once, and {AT_ONCE} were offered", bytes.len());
+    }
     let limit = store.data().limits.log_line;
     let wasi = world(&mut store)?;
     let (level, lines) = match stream.rep() {

@@ -12,8 +12,10 @@ use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
+use super::fence::Fence;
 use super::role::Role;
-use super::{PostgresStore, Turns, quote_identifier};
+use super::store::search_path;
+use super::{PostgresStore, Turns};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
 use crate::event::Position;
@@ -66,10 +68,10 @@ impl PostgresStore {
                 };
                 let Claimed { position, epoch, lineage } = claimed;
                 let parked = parked(&mut connection, slot).await.map_err(failed)?;
-                prepare_advance(&mut connection, slot, epoch, &lineage).await.map_err(failed)?;
                 let role = Role::ensure(database, &mut connection, &slot.projection).await?;
                 let turn = turns.of(&slot.projection);
-                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, turn, role);
+                let fence = Fence::new(slot, epoch, &lineage);
+                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, fence, turn, role);
                 return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
             }
         })
@@ -108,10 +110,10 @@ pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<
 async fn settle(connection: &mut PgConnection, slot: &Slot) -> Result<(), sqlx::Error> {
     let settings = format!(
         // Temporary tables would otherwise be found before anybody else's, the catalogue's included.
-        "SET search_path = {}, pg_temp; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
+        "{}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
          SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning;
          SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off",
-        quote_identifier(&slot.projection)
+        search_path(&slot.projection)
     );
     sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop)
 }
@@ -312,35 +314,4 @@ async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sq
         })
         .filter(|aggregate| slot.partition.owns(&aggregate.aggregate_id))
         .collect())
-}
-
-/// Prepares the statement that moves the checkpoint, as an error when it may not.
-///
-/// `1 / count(*)` fails where no row was moved, and a failure ends a message before the COMMIT that follows. So
-/// a batch, its checkpoint and its commit are one message: one round trip, and still no commit without the fence.
-async fn prepare_advance(
-    connection: &mut PgConnection,
-    slot: &Slot,
-    epoch: Epoch,
-    lineage: &Lineage,
-) -> Result<(), sqlx::Error> {
-    let projection = slot.projection.replace('\'', "''");
-    let (total, key) = (slot.partition.total(), slot.partition.key());
-    // Facts that the checkpoint has passed say nothing any more.
-    let lineage = match lineage.until() {
-        Position::START => String::new(),
-        until => format!(", lineage = CASE WHEN $1 >= {until} THEN NULL ELSE lineage END"),
-    };
-    let prepare = format!(
-        "PREPARE projectionist_advance (bigint, bigint, int, text, bigint) AS
-         WITH moved AS (
-             UPDATE projectionist.checkpoints SET position = $1, events_applied = events_applied + $2,
-                 plugin_version = $3, plugin_digest = $4, updated_at = now(){lineage}
-             WHERE projection = '{projection}' AND total_partitions = {total} AND partition_key = {key}
-               AND epoch = {epoch} AND position = $5
-               AND EXISTS (SELECT FROM projectionist.projections WHERE projection = '{projection}' AND schema_version = $3)
-             RETURNING 1)
-         SELECT 1 / count(*) FROM moved"
-    );
-    sqlx::raw_sql(AssertSqlSafe(prepare)).execute(connection).await.map(drop)
 }

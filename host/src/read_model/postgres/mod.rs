@@ -1,12 +1,13 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`turns`] who takes turns in it, [`claim`] the advisory lock that says who works, [`takeover`] how a frozen worker is
-//! replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
+//! [`store`] is the transaction, [`fence`] what moves the checkpoint in it, [`turns`] who takes turns, [`claim`] the advisory
+//! lock that says who works, [`takeover`] how a frozen worker is replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
 //! [`role`] is whom a projection's statements run as, [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
 mod dead_letters;
 mod decode;
+mod fence;
 mod grants;
 mod literal;
 mod replays;
@@ -25,11 +26,25 @@ pub use store::PostgresStore;
 pub use takeover::{beat, depose};
 pub use turns::Turns;
 
+use sqlx::postgres::PgDatabaseError;
+
 use super::value::{SqlError, sqlstate};
+
+/// Where the server finds that a prepared statement does not fit its tables any more. Its SQLSTATE says less.
+const REVALIDATION: &str = "RevalidateCachedQuery";
 
 /// An error of the driver, as a projection sees it.
 fn sql_error(error: &sqlx::Error) -> SqlError {
     match error {
+        // A table that a prepared statement reads has other columns now. The server would say so for as long as the session
+        // lives; a new one prepares it anew.
+        sqlx::Error::Database(error)
+            if error
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| error.routine() == Some(REVALIDATION)) =>
+        {
+            SqlError::retryable(sqlstate::CONNECTION_FAILURE, format!("a new session is needed: {}", error.message()))
+        }
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default().into_owned();
             // Serialization failures, deadlocks and lock timeouts pass; and so does whatever a restart causes.

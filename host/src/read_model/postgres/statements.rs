@@ -225,22 +225,22 @@ impl Statements {
         self.row.clear();
         self.ends.clear();
         let (mut key, mut is_exact) = (String::new(), true);
-        let in_key = |at: usize| judged.multi_row.as_ref().is_some_and(|multi_row| multi_row.key.contains(&at));
         for (at, (value, (oid, name))) in parameters.iter().zip(&prepared.parameters).enumerate() {
             if at > 0 && form == Form::Literal {
                 self.row.push(',');
             }
-            let start = self.row.len();
             literal::write(&mut self.row, form, at + 1, value, *oid, name)
                 .map_err(|error| within(error, &prepared.text))?;
             self.ends.push(self.row.len());
-            if in_key(at) {
-                key.push_str(&self.row[start..]);
-                key.push(',');
-                is_exact &= literal::is_exact(value, *oid);
-            }
         }
-        if let Several::Prepared { any_order } = prepared.several {
+        if let (Several::Prepared { any_order }, Some(multi_row)) = (prepared.several, &judged.multi_row) {
+            // In the order of the key's columns, so that two statements which name them in another order agree.
+            for at in &multi_row.key {
+                let start = at.checked_sub(1).map_or(0, |before| self.ends[before]);
+                key.push_str(&self.row[start..self.ends[*at]]);
+                key.push(',');
+                is_exact &= literal::is_exact(&parameters[*at], prepared.parameters[*at].0);
+            }
             if !self.run.takes(judged.number, &key, any_order && is_exact, &self.prepared) {
                 self.end_run();
             }

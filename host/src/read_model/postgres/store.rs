@@ -11,6 +11,7 @@ use super::super::rebuild::projection_of;
 use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
+use super::fence::Fence;
 use super::role::{self, Role};
 use super::session::{AHEAD_AT, Answer, SendError, Session};
 use super::statements::{Message, Statements};
@@ -18,6 +19,11 @@ use super::turns::Turn;
 use super::{grants, quote_identifier, sql_error};
 use crate::database::Postgres;
 use crate::event::Position;
+
+/// Looks names up in a projection's schema, and in nobody's temporary tables before.
+pub(super) fn search_path(projection: &str) -> String {
+    format!("SET search_path = {}, pg_temp", quote_identifier(projection))
+}
 
 /// What `1 / count(*)` fails with when no checkpoint was moved.
 const DIVISION_BY_ZERO: &str = "22012";
@@ -37,6 +43,10 @@ pub struct PostgresStore {
     pub(super) session: Session,
     /// Which partition.
     pub(super) slot: Slot,
+    /// What moves its checkpoint.
+    fence: Fence,
+    /// Where names are looked up: said again whenever the projection's statements are done.
+    search_path: String,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
     /// The claim.
@@ -76,12 +86,15 @@ impl PostgresStore {
         slot: Slot,
         position: Position,
         epoch: Epoch,
+        fence: Fence,
         turn: Turn,
         role: Role,
     ) -> Self {
         let limits = SqlLimits::default().statement;
         Self {
             session: Session::new(database, connection),
+            search_path: search_path(&slot.projection),
+            fence,
             slot,
             position,
             epoch,
@@ -120,6 +133,8 @@ impl PostgresStore {
     fn act_as_host(&mut self) {
         if self.acting == Acting::Projection {
             self.statements.keep_own(role::LEAVE);
+            // A setting outlives a role: names in the host's statements must not be the projection's.
+            self.statements.keep_own(&self.search_path);
             self.acting = Acting::Host;
         }
     }
@@ -129,7 +144,7 @@ impl PostgresStore {
         let checked = self.acting == Acting::Projection;
         self.act_as_host();
         let message = self.statements.take();
-        let check = message.parts.len().checked_sub(1).filter(|_| checked);
+        let check = message.parts.len().checked_sub(2).filter(|_| checked);
         self.send_message(message, Answer::Unwanted).map(drop).map_err(|failed| role_lost(failed, check))
     }
 
@@ -257,7 +272,9 @@ impl Store for PostgresStore {
 
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
-        let timeout = format!("SET statement_timeout = {}", limits.time.as_millis());
+        // Who waits for a lock that long waits for somebody else, and the event is not to blame: told apart by coming first.
+        let (time, wait) = (limits.time.as_millis(), (limits.time / 2).as_millis().max(1));
+        let timeout = format!("SET statement_timeout = {time}; SET lock_timeout = {wait}");
         self.session.run(async |connection| sqlx::raw_sql(AssertSqlSafe(timeout)).execute(connection).await).map(drop)
     }
 
@@ -366,10 +383,13 @@ impl Store for PostgresStore {
         // Whoever migrated may have changed what the statements were prepared for.
         let (statements, projection, role) = (&mut self.statements, &self.slot.projection, &self.role);
         self.session.try_run(async |connection| statements.deallocate(connection).await)?;
-        let timeout = format!("SET LOCAL statement_timeout = {}", self.limits.time.as_millis());
+        let (time, wait) = (self.limits.time.as_millis(), (self.limits.time / 2).as_millis().max(1));
+        let timeout = format!("SET LOCAL statement_timeout = {time}; SET LOCAL lock_timeout = {wait}");
         let run = async |connection: &mut PgConnection| {
             // Another worker's `migrate` may take its time, and waiting for it is no failure.
-            sqlx::raw_sql("SET LOCAL statement_timeout = 0").execute(&mut *connection).await?;
+            sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
+                .execute(&mut *connection)
+                .await?;
             let version: i32 = sqlx::query_scalar(
                 "SELECT schema_version FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
             )
@@ -429,14 +449,7 @@ impl Store for PostgresStore {
             self.statements.keep_own("SET CONSTRAINTS ALL IMMEDIATE");
             self.act_as_host();
         }
-        self.statements.keep_own(&format!(
-            "EXECUTE projectionist_advance({}, {}, {}, '{}', {})",
-            advance.to.to_sql(),
-            advance.applied,
-            advance.plugin_version,
-            advance.plugin_digest.replace('\'', "''"),
-            self.position.to_sql(),
-        ));
+        self.statements.keep_own(&self.fence.advance(self.position, advance));
         self.statements.keep_own("COMMIT");
         if let Err(SendError { error, .. }) = self.arrive() {
             self.rollback().ok();
@@ -454,7 +467,7 @@ impl Store for PostgresStore {
                 self.rollback().ok();
                 let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
-                    let check = fence.checked_sub(1).filter(|_| self.has_run);
+                    let check = fence.checked_sub(2).filter(|_| self.has_run);
                     return Err(role_lost(SendError { error, at, part: None }, check).into());
                 }
                 let found = self.found()?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::super::checkpoint::Term;
+use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::Holder;
 use super::super::heartbeat::Heartbeat;
 use super::claim::{lock_key, lock_projection};
@@ -20,8 +20,19 @@ pub fn depose(database: &Postgres, holder: &Holder, by: &str) -> Result<bool, Da
     let Some(epoch) = holder.epoch else { return Ok(false) };
     database.block_on(async {
         let mut connection = database.connect("projectionist depose").await?;
+        sqlx::raw_sql(LOCK_TIMEOUT).execute(&mut connection).await.map_err(failed)?;
         let mut transaction = connection.begin().await.map_err(failed)?;
-        lock_projection(&mut transaction, &holder.slot.projection).await.map_err(failed)?;
+        match lock_projection(&mut transaction, &holder.slot.projection).await {
+            Ok(()) => {}
+            // It may be the frozen one that holds it, in the middle of `migrate`.
+            Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
+                transaction.rollback().await.map_err(failed)?;
+                end_its_session(&mut connection, holder, epoch).await.map_err(failed)?;
+                transaction = connection.begin().await.map_err(failed)?;
+                lock_projection(&mut transaction, &holder.slot.projection).await.map_err(failed)?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
         let term: Option<i32> = sqlx::query_scalar(
             "UPDATE projectionist.checkpoints SET term = term + 1, epoch = epoch + 1, owner = $5, updated_at = now()
              WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3 AND epoch = $4 RETURNING term - 1",
@@ -37,22 +48,52 @@ pub fn depose(database: &Postgres, holder: &Holder, by: &str) -> Result<bool, Da
         transaction.commit().await.map_err(failed)?;
         let Some(term) = term else { return Ok(false) };
         // A session that was left in the middle of a transaction keeps its rows locked, and nobody can go on.
-        let ended = sqlx::query(
-            "SELECT pg_terminate_backend(activity.pid) FROM pg_stat_activity AS activity JOIN pg_locks AS lock USING (pid)
-             WHERE lock.locktype = 'advisory' AND lock.objsubid = 1 AND lock.granted
-               AND (lock.classid::bigint << 32) | lock.objid::bigint = $1
-               AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-               AND activity.state LIKE 'idle in transaction%'",
-        )
-        .bind(lock_key(&holder.slot, Term(term.unsigned_abs())))
-        .execute(&mut connection)
-        .await;
+        let ended = terminate(&mut connection, &holder.slot, Term(term.unsigned_abs())).await;
         if let Err(error) = ended {
             tracing::warn!(%error, holder = holder.owner, "cannot end the session of the worker that was replaced");
         }
         connection.close().await.ok();
         Ok(true)
     })
+}
+
+/// How long somebody else's claim, or a frozen worker's `migrate`, is waited for.
+const LOCK_TIMEOUT: &str = "SET lock_timeout = '3s'";
+
+/// The SQLSTATE of a lock that was not free in time.
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+
+/// Ends the session of whoever made the claim of this epoch, if it is still the last one.
+async fn end_its_session(connection: &mut PgConnection, holder: &Holder, epoch: Epoch) -> Result<(), sqlx::Error> {
+    let term: Option<i32> = sqlx::query_scalar(
+        "SELECT term FROM projectionist.checkpoints
+         WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3 AND epoch = $4",
+    )
+    .bind(&holder.slot.projection)
+    .bind(holder.slot.partition.total().cast_signed())
+    .bind(holder.slot.partition.key().cast_signed())
+    .bind(epoch.0)
+    .fetch_optional(&mut *connection)
+    .await?;
+    match term {
+        Some(term) => terminate(connection, &holder.slot, Term(term.unsigned_abs())).await,
+        None => Ok(()),
+    }
+}
+
+/// Ends the session that holds the lock of a partition in a term, if it is in the middle of something.
+async fn terminate(connection: &mut PgConnection, slot: &Slot, term: Term) -> Result<(), sqlx::Error> {
+    sqlx::query(
+        "SELECT pg_terminate_backend(activity.pid) FROM pg_stat_activity AS activity JOIN pg_locks AS lock USING (pid)
+         WHERE lock.locktype = 'advisory' AND lock.objsubid = 1 AND lock.granted
+           AND (lock.classid::bigint << 32) | lock.objid::bigint = $1
+           AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+           AND activity.state <> 'idle'",
+    )
+    .bind(lock_key(slot, term))
+    .execute(connection)
+    .await
+    .map(drop)
 }
 
 /// Gives a sign of life of `owner`: a row that is written each second.

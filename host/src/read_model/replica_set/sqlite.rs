@@ -1,6 +1,6 @@
 //! Rosters beside SQLite read models, for processes of one machine: a small database a set, and a locked file a member.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -173,8 +173,13 @@ fn lock_file(path: &Path, member: &str) -> PathBuf {
 
 /// Whether a member lives. A shared lock is enough to ask, and two who ask do not see each other.
 fn life(path: &Path, member: &str) -> Life {
-    let Ok(file) = File::open(lock_file(path, member)) else { return Life::Ended };
-    if !matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)) {
+    let file = match File::open(lock_file(path, member)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Life::Ended,
+        // Too many open files, say: that is this process's trouble, and no reason to take the other for dead.
+        Err(_) => return Life::Beats(None),
+    };
+    if file.try_lock_shared().is_ok() {
         return Life::Ended;
     }
     let mut beat = [0; 8];

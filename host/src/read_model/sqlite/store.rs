@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::checkpoint::{Advance, Epoch, Slot};
@@ -23,6 +24,15 @@ use crate::telemetry::metrics::OpenConnection;
 
 /// How many steps of SQLite's machine pass between two looks at the clock: some 20 µs.
 const STEPS_PER_LOOK: i32 = 2_000;
+
+/// How long a value may be at least: what a parameter may have.
+const LONGEST: usize = 33 << 20;
+
+/// How many columns a table or a result may have.
+const COLUMNS: i32 = 200;
+
+/// How long a pattern of LIKE may be. What it costs grows with its length times that of the text.
+const PATTERN: i32 = 1_000;
 
 /// A claimed partition in a projection's file.
 pub struct SqliteStore {
@@ -225,6 +235,12 @@ impl Store for SqliteStore {
 
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
+        // A value that is longer fails while it is made, and not when it has filled the memory of the process.
+        let length = i32::try_from(limits.result_bytes.max(LONGEST)).unwrap_or(i32::MAX);
+        let set = |limit, value| self.connection.set_limit(limit, value).map_err(|error| sql_error(&error));
+        set(Limit::SQLITE_LIMIT_LENGTH, length)?;
+        set(Limit::SQLITE_LIMIT_COLUMN, COLUMNS)?;
+        set(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN)?;
         Ok(())
     }
 

@@ -78,7 +78,7 @@ impl Projection for Evil {
             Attack::Flood(attack) => attack.run(tx),
             Attack::Remember(attack) => attack.run(tx)?,
         };
-        tx.execute("INSERT INTO survivors VALUES ($1, $2)", params![event.position(), note])?;
+        tx.execute("INSERT INTO survivors (position, note) VALUES ($1, $2)", params![event.position(), note])?;
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use projectionist_sdk::prelude::*;
 use projectionist_sdk::{Dialect, Value};
 use serde::Deserialize;
 
-/// Keeps `marks`, `prices`, `seats` and `numbered`.
+/// Keeps `marks`, `pairs`, `prices`, `seats` and `numbered`.
 #[derive(Default)]
 struct Ledger;
 
@@ -35,6 +35,7 @@ impl Projection for Ledger {
             Dialect::Sqlite => "CREATE TABLE numbered (id INTEGER PRIMARY KEY, key TEXT UNIQUE, marks TEXT)",
         };
         tx.execute("CREATE TABLE marks (key TEXT PRIMARY KEY, marks TEXT NOT NULL)", params![])?;
+        tx.execute("CREATE TABLE pairs (a TEXT, b TEXT, marks TEXT NOT NULL, PRIMARY KEY (a, b))", params![])?;
         tx.execute("CREATE TABLE prices (price NUMERIC PRIMARY KEY, marks TEXT NOT NULL)", params![])?;
         tx.execute("CREATE TABLE seats (key TEXT PRIMARY KEY, seat TEXT NOT NULL UNIQUE)", params![])?;
         tx.execute(numbered, params![])?;
@@ -59,6 +60,21 @@ impl Projection for Ledger {
                 params![key, mark],
             )?,
             "update" => tx.execute("UPDATE marks SET marks = marks || $2 WHERE key = $1", params![key, mark])?,
+            "pair" | "pair_too" => {
+                let (a, b) = key.split_once('/').ok_or_else(|| Failure::permanent("a pair is a/b"))?;
+                match &*how {
+                    "pair" => tx.execute(
+                        "INSERT INTO pairs (a, b, marks) VALUES ($1, $2, $3)
+                         ON CONFLICT (a, b) DO UPDATE SET marks = pairs.marks || excluded.marks",
+                        params![a, b, mark],
+                    )?,
+                    _ => tx.execute(
+                        "INSERT INTO pairs (b, a, marks) VALUES ($1, $2, $3)
+                         ON CONFLICT (a, b) DO UPDATE SET marks = excluded.marks || '<' || pairs.marks || '>'",
+                        params![b, a, mark],
+                    )?,
+                }
+            }
             "price" => tx.execute(
                 "INSERT INTO prices (price, marks) VALUES ($1, $2)
                  ON CONFLICT (price) DO UPDATE SET marks = prices.marks || excluded.marks",

@@ -65,10 +65,12 @@ fn more_parameters_than_a_statement_takes_are_refused(setup: &Setup) {
 
 on_both_databases!(a_result_past_the_limit_is_refused);
 fn a_result_past_the_limit_is_refused(setup: &Setup) {
-    let large = match setup.read_model().kind() {
-        Kind::Postgres => "SELECT repeat('x', 200000000) AS x",
-        Kind::Sqlite => "SELECT printf('%.*c', 200000000, 'x') AS x",
+    // In SQLite, which runs in the host, such a value is not even made.
+    let (large, error) = match setup.read_model().kind() {
+        Kind::Postgres => {
+            ("SELECT repeat('x', 200000000) AS x", "the result has more than 16777216 bytes (SQLSTATE 54000)")
+        }
+        Kind::Sqlite => ("SELECT hex(zeroblob(100000000)) AS x", "string or blob too big (SQLSTATE 54000)"),
     };
-    let error = "the result has more than 16777216 bytes (SQLSTATE 54000)";
     contained(setup, &[(sql("query", large), error)], &[]);
 }
