@@ -71,7 +71,7 @@ impl PostgresStore {
                 let role = Role::ensure(database, &mut connection, &slot.projection).await?;
                 let turn = turns.of(&slot.projection);
                 let fence = Fence::new(slot, epoch, &lineage);
-                let store = Self::new(database.clone(), connection, slot.clone(), position, epoch, fence, turn, role);
+                let store = Self::new(database.clone(), connection, slot.clone(), position, fence, turn, role);
                 return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
             }
         })

@@ -13,6 +13,8 @@ use crate::partition::lineage::Lineage;
 /// What a claim's commits are held to.
 #[derive(Clone, Debug)]
 pub(super) struct Fence {
+    /// Which claim.
+    pub(super) epoch: Epoch,
     /// Which checkpoint: a condition.
     of: String,
     /// Which projection, quoted.
@@ -30,12 +32,12 @@ impl Fence {
             "projection = {projection} AND total_partitions = {total} AND partition_key = {key} AND epoch = {epoch}"
         );
         let known_until = Some(lineage.until()).filter(|until| *until > Position::START);
-        Self { of, projection, known_until }
+        Self { epoch, of, projection, known_until }
     }
 
     /// Moves the checkpoint from where it was read to where a batch ends.
     pub(super) fn advance(&self, from: Position, advance: &Advance) -> String {
-        let Self { of, projection, known_until } = self;
+        let Self { of, projection, known_until, .. } = self;
         let (to, applied, version) = (advance.to.to_sql(), advance.applied, advance.plugin_version);
         let digest = advance.plugin_digest.replace('\'', "''");
         // Facts that the checkpoint has passed say nothing any more.
