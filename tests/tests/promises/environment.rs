@@ -74,15 +74,10 @@ fn a_permission_that_is_missing_is_waited_for() {
     let cluster = Cluster::start();
     let setup = Setup::on(&cluster);
     let mut owner = setup.connect();
-    owner.execute(
-        "CREATE ROLE worker LOGIN CREATEROLE;
-         DO $$ BEGIN EXECUTE format('GRANT CREATE ON DATABASE %I TO worker', current_database()); END $$;
-         GRANT USAGE ON SCHEMA projectionist TO worker;
-         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA projectionist TO worker;
-         GRANT SELECT ON events TO worker",
-    );
+    // What docs/operations.md gives to an administrator is enough to work with.
+    owner.execute(include_str!("../../../deploy/postgres/roles.sql"));
     let mut command = setup.command(["run", "--plugin", &plugin("saboteur")]);
-    command.env("DATABASE_URL", setup.source().url().replace("postgres@", "worker@"));
+    command.env("DATABASE_URL", setup.source().url().replace("postgres@", "projectionist_host@"));
     setup.insert(&[note("a")]);
     let mut host = Host::spawn(command);
     wait_until("the first event is applied", || noted(&setup) == 1);
