@@ -123,28 +123,6 @@ fn what_may_pass_is_tried_again_until_it_does(setup: &Setup) {
     assert_eq!(setup.dead_letters("saboteur"), []);
 }
 
-#[test]
-fn a_lock_that_is_not_to_be_had_is_no_fault_of_the_event() {
-    let setup = Setup::new(Kind::Postgres);
-    setup
-        .connect()
-        .execute("DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET lock_timeout = 50', current_database()); END $$");
-    setup.insert(&[note("a")]);
-    catch_up(&setup, &[]).success();
-    let mut reader = setup.connect();
-    reader.execute("BEGIN; LOCK TABLE saboteur.notes IN SHARE MODE");
-    setup.insert(&[note("b"), note("c")]);
-    let mut host = follow(&setup, &["--max-attempts", "1000"]);
-    host.wait_for_log("trying the batch again");
-    host.wait_for_log("trying an event again");
-    reader.execute("ROLLBACK");
-    wait_until("the events are applied", || noted(&setup) == 3);
-    host.terminate();
-    host.wait().success();
-    assert_eq!(setup.dead_letters("saboteur"), []);
-    assert_eq!(setup.events_applied("saboteur"), 3);
-}
-
 on_both_databases!(what_does_not_pass_is_given_up_after_so_many_attempts);
 fn what_does_not_pass_is_given_up_after_so_many_attempts(setup: &Setup) {
     setup.insert(&[order("a", json!({"do": "fail_transiently"})), note("b")]);

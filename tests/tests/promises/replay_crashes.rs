@@ -154,7 +154,15 @@ fn a_replay_that_meets_a_broken_environment_waits_and_nobody_else_does(setup: &S
         let list: Value = serde_json::from_str(&dlq(setup, &["list", "--json"]).success().stdout).unwrap();
         list["parked"][0]["request"]["message"].as_str().is_some_and(|message| message.contains("side"))
     });
-    setup.read_model().connect_to("saboteur").execute("CREATE TABLE side (number BIGINT)");
+    let mut administrator = setup.read_model().connect_to("saboteur");
+    administrator.execute("CREATE TABLE side (number BIGINT)");
+    if setup.read_model().kind() == Kind::Postgres {
+        // A projection's statements run as its role, which has to own what it writes.
+        let owner =
+            "SELECT quote_ident(tableowner) FROM pg_tables WHERE (schemaname, tablename) = ('saboteur', 'notes')";
+        let owner = administrator.value(owner);
+        administrator.execute(&format!("ALTER TABLE side OWNER TO {owner}"));
+    }
     wait_until("the replay comes through", || noted(setup) == 4);
     host.terminate();
     host.wait().success();
