@@ -116,11 +116,11 @@ pub struct ProjectionFile {
     pub path: PathBuf,
 }
 
-/// The read models that stand beside `base` now, by name: `projectionist.db` has `projectionist.user_count.db`.
+/// The names of the files in the folder of `base`.
 ///
 /// # Errors
 /// When the folder cannot be read.
-pub fn projection_files(base: &Path) -> Result<Vec<ProjectionFile>, DatabaseError> {
+pub fn names_beside(base: &Path) -> Result<Vec<OsString>, DatabaseError> {
     let folder = match base.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
@@ -130,9 +130,17 @@ pub fn projection_files(base: &Path) -> Result<Vec<ProjectionFile>, DatabaseErro
         doing: "read",
         reason: error.to_string(),
     };
+    let entries = std::fs::read_dir(folder).map_err(failed)?;
+    entries.map(|entry| entry.map(|entry| entry.file_name()).map_err(failed)).collect()
+}
+
+/// The read models that stand beside `base` now, by name: `projectionist.db` has `projectionist.user_count.db`.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub fn projection_files(base: &Path) -> Result<Vec<ProjectionFile>, DatabaseError> {
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for name in names_beside(base)? {
         // `stem.NAME.db`: taking NAME out and putting it back must give the same file name.
         let Some(projection) = name.to_str().and_then(|name| name.split('.').rev().nth(1)) else { continue };
         let path = super::DatabaseUrl::projection_file(base, projection);

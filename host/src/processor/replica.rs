@@ -20,7 +20,7 @@ use crate::database::DatabaseError;
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
 use crate::read_model::ReadModel;
-use crate::read_model::replica_set::roster::{Change, Member, Roster, owner_of};
+use crate::read_model::replica_set::roster::{Change, Member, Next, Roster, owner_of};
 use crate::read_model::replica_set::{Life, Look, Membership};
 use crate::source::Feed;
 use crate::telemetry::metrics::Meter;
@@ -108,6 +108,11 @@ struct Part {
     ended: Receiver<(Place, Outcome)>,
     /// For their threads.
     sender: Sender<(Place, Outcome)>,
+}
+
+/// Says that this process has written a roster, and why.
+fn tell(generation: u64, next: &Next) {
+    tracing::info!(generation, reason = next.reason, moved = next.moved, "new roster");
 }
 
 impl Replica {
@@ -211,12 +216,7 @@ impl Part {
             };
             let Some(place) = &mut self.place else { return Ok(()) };
             if place.write(look.generation, &next)? {
-                tracing::info!(
-                    generation = look.generation + 1,
-                    reason = next.reason,
-                    moved = next.moved,
-                    "new roster"
-                );
+                tell(look.generation + 1, &next);
                 if next.roster.has(&self.member.name) {
                     self.slots = None;
                 }
@@ -238,6 +238,10 @@ impl Part {
                 Life::Beats(beat) => {
                     let last = self.still.get(name).filter(|last| last.beat == *beat);
                     let since = last.map_or(Duration::ZERO, |last| last.since + passed);
+                    if last.is_none() && self.still.contains_key(name) {
+                        // It lives: from now on it is waited for like anybody else.
+                        self.frozen.remove(owner_of(name));
+                    }
                     still.insert(name.clone(), Still { beat: *beat, since });
                     if beat.is_some() && self.replica.options.stale_after.is_some_and(|after| since >= after) {
                         changes.push(Change::Frozen(name.clone()));
@@ -350,12 +354,7 @@ impl Part {
             let look = place.look()?;
             let Some(next) = look.roster.after(&[Change::Leaves(self.member.name.clone())]) else { return Ok(()) };
             if place.write(look.generation, &next)? {
-                tracing::info!(
-                    generation = look.generation + 1,
-                    reason = next.reason,
-                    moved = next.moved,
-                    "new roster"
-                );
+                tell(look.generation + 1, &next);
                 return Ok(());
             }
         }

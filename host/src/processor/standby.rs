@@ -24,6 +24,11 @@ impl Frozen {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(owner.to_owned(), beat);
     }
 
+    /// An owner has given a sign of life since.
+    pub fn remove(&self, owner: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(owner);
+    }
+
     /// How long a holder has to stand still here before it counts as frozen; nothing when nobody has said so before.
     fn patience(&self, holder: &Holder) -> Option<Duration> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,6 +156,8 @@ mod tests {
         assert_eq!(stale_at(&|_| Some(7)), Some(0));
         assert_eq!(stale_at(&|_| Some(8)), Some(10), "another file of its own");
         assert_eq!(stale_at(&|look| Some(8 + u64::from(look / 5))), None, "it beats");
+        frozen.remove("there/1");
+        assert_eq!(stale_at(&|_| Some(7)), None, "it has lived since, and is waited for like anybody else");
     }
 
     #[test]

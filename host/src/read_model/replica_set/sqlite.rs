@@ -80,18 +80,8 @@ impl Drop for Place {
 
 /// All sets.
 pub(super) fn all(base: &Path) -> Result<Vec<Overview>, DatabaseError> {
-    let folder = match base.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let failed = |error: std::io::Error| DatabaseError::File {
-        path: folder.to_owned(),
-        doing: "read",
-        reason: error.to_string(),
-    };
     let mut all = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(failed)? {
-        let name = entry.map_err(failed)?.file_name();
+    for name in sqlite::names_beside(base)? {
         let Some(set) = name.to_str().and_then(|name| name.strip_suffix(ENDING)?.strip_suffix('.')?.rsplit('.').next())
         else {
             continue;
