@@ -86,7 +86,7 @@ struct Reading<'file> {
 const ADDRESSED: [&str; 3] = ["only_aggregate_type", "redact_payload", "max_lag"];
 
 /// Those that `--for` takes.
-const OVERRIDES: [&str; 5] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval"];
+const OVERRIDES: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];
 
 impl Config {
     /// Reads a file, for the options of this command line.
