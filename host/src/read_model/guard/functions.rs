@@ -7,7 +7,9 @@
 //! - takes SQL as text and runs it: `query_to_xml` and its kin, `ts_stat`, `ts_rewrite` (its form with two arguments),
 //!   `dblink`;
 //! - gives something else when it is called again: `now`, `random`, `gen_random_uuid`, and `age` of one argument. A
-//!   projection is a function of its events: what it needs is in the event ([`SPECIAL`] has those without parentheses).
+//!   projection is a function of its events: what it needs is in the event ([`SPECIAL`] has those without parentheses);
+//! - cannot be interrupted, and takes a time that grows with the product of its arguments: `json_patch` on SQLite. Others
+//!   of that kind are the host's own there ([`functions`](super::super::sqlite)).
 //!
 //! Extensions and functions of an operator's own are in other schemas, and out of reach: a name with a schema is refused,
 //! and `search_path` holds the projection's schema alone, where it can make no function.
@@ -386,7 +388,6 @@ const SQLITE: &[&str] = &[
     "json_group_object",
     "json_insert",
     "json_object",
-    "json_patch",
     "json_pretty",
     "json_quote",
     "json_remove",
@@ -402,16 +403,11 @@ const SQLITE: &[&str] = &[
     "jsonb_group_object",
     "jsonb_insert",
     "jsonb_object",
-    "jsonb_patch",
     "jsonb_remove",
     "jsonb_replace",
     "jsonb_set",
     // Aggregates.
     "group_concat",
-    "median",
-    "percentile",
-    "percentile_cont",
-    "percentile_disc",
     "total",
 ];
 

@@ -18,7 +18,7 @@ use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::authorizer::{Compiling, Whose};
-use super::{sql_error, values};
+use super::{functions, sql_error, values};
 use crate::event::Position;
 use crate::telemetry::metrics::OpenConnection;
 
@@ -31,8 +31,9 @@ const LONGEST: usize = 33 << 20;
 /// How many columns a table or a result may have.
 const COLUMNS: i32 = 200;
 
-/// How long a pattern of LIKE may be. What it costs grows with its length times that of the text.
-const PATTERN: i32 = 1_000;
+/// How long a pattern of LIKE or GLOB may be. What it costs grows with its length times that of the text, and nothing
+/// interrupts it: some ten seconds for this and 32 MiB of the worst text.
+const PATTERN: i32 = 128;
 
 /// A claimed partition in a projection's file.
 pub struct SqliteStore {
@@ -101,6 +102,7 @@ impl SqliteStore {
     ) -> rusqlite::Result<Self> {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
+        functions::register(&connection)?;
         let deadline = Deadline { base: Instant::now(), at: Arc::default() };
         let seen = deadline.clone();
         connection.progress_handler(STEPS_PER_LOOK, Some(move || seen.has_passed()))?;
