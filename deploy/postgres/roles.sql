@@ -12,6 +12,7 @@ DO $$ BEGIN
     END IF;
     EXECUTE format('GRANT CREATE ON DATABASE %I TO projectionist_host', current_database());
 END $$;
-GRANT USAGE ON SCHEMA projectionist TO projectionist_host;
+-- Passed on to the roles of projections that log in by themselves (--isolation login).
+GRANT USAGE ON SCHEMA projectionist TO projectionist_host WITH GRANT OPTION;
 GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA projectionist TO projectionist_host;
 GRANT SELECT ON events TO projectionist_host;

@@ -83,6 +83,19 @@ impl Cluster {
         Self::start_at(5432, settings)
     }
 
+    /// As [`Cluster::start`], with these lines in front of its `pg_hba.conf`: who is let in, and how.
+    ///
+    /// # Panics
+    /// As [`Cluster::shared`].
+    #[must_use]
+    pub fn start_letting_in(lines: &str) -> Self {
+        let cluster = Self::start();
+        std::fs::write(cluster.folder.join("data/pg_hba.conf"), format!("{lines}{LOGINS}"))
+            .expect("writing who is let in");
+        cluster.control(&["reload"]);
+        cluster
+    }
+
     /// As [`Cluster::start`], also at a free port of 127.0.0.1, with this certificate and its key, from clients whose
     /// certificates are checked by this CA: all in PEM. Only TLS is let in there, and as the role `certified` only who has
     /// a certificate of that name.

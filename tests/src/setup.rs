@@ -136,7 +136,8 @@ impl Setup {
     }
 
     /// A command of the host, not yet started: the URLs are set, and nothing else of this process's environment but
-    /// `PATH`.
+    /// `PATH`, and `ISOLATION`, so that whatever is promised can be tried with another: `ISOLATION=login cargo test …
+    /// postgres`.
     #[must_use]
     pub fn command<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Command {
         let mut command = Command::new(programs::host());
@@ -170,7 +171,7 @@ impl Setup {
     /// Gives a command its folder and its environment.
     fn prepare(&self, command: &mut Command) {
         command.current_dir(self.folder()).env_clear();
-        for name in ["PATH", "TMPDIR", "LLVM_PROFILE_FILE"] {
+        for name in ["PATH", "TMPDIR", "LLVM_PROFILE_FILE", "ISOLATION"] {
             if let Some(value) = std::env::var_os(name) {
                 command.env(name, value);
             }

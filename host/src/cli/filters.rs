@@ -13,6 +13,7 @@ use crate::plugin::descriptor::check_name;
 use crate::plugin::filter::{Addressed, Filters};
 use crate::plugin::redaction::FieldPath;
 use crate::read_model::grants::Grant;
+use crate::read_model::isolation::Isolation;
 
 /// What projections may see.
 #[derive(Clone, Debug, Args)]
@@ -47,6 +48,33 @@ pub struct FilterOptions {
         value_parser = addressed::<Grant>
     )]
     grants: Vec<Addressed<Grant>>,
+    /// How strongly.
+    #[command(flatten)]
+    isolation: IsolationOption,
+}
+
+/// Whose session projections have.
+#[derive(Clone, Debug, Args)]
+pub struct IsolationOption {
+    /// What holds a projection's SQL on Postgres if the guard is wrong: `role` sets a role of its own for each transaction;
+    /// `login` logs in as that role, for plugins that nobody has reason to trust; NAME=login is for one projection [default:
+    /// role]
+    #[arg(
+        long = "isolation",
+        env = "ISOLATION",
+        value_name = "[NAME=]role|login",
+        value_delimiter = ',',
+        value_parser = addressed::<Isolation>
+    )]
+    isolations: Vec<Addressed<Isolation>>,
+}
+
+impl IsolationOption {
+    /// For the loader.
+    #[must_use]
+    pub fn isolations(&self) -> Vec<Addressed<Isolation>> {
+        self.isolations.clone()
+    }
 }
 
 impl FilterOptions {
@@ -57,6 +85,7 @@ impl FilterOptions {
             only_aggregate_types: self.only_aggregate_types.clone(),
             redacted_fields: self.redacted_fields.clone(),
             grants: self.grants.clone(),
+            isolations: self.isolation.isolations(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::plugin::digest::Digest;
 use crate::plugin::imports::Settings;
 use crate::plugin::load::{Loader, Terms};
 use crate::plugin::{Plugin, PluginFile};
+use crate::read_model::isolation::Isolation;
 
 /// The operator's terms for plugins.
 #[derive(Clone, Debug, Args)]
@@ -154,6 +155,12 @@ pub fn refuse_strangers(
         let message =
             format!("--grant-read {}: a projection in SQLite has a file of its own, and reads no other", grant.value);
         let hint = "keep the read models in Postgres (READ_MODEL_URL), or have one projection fold both";
+        return Err(UsageError::new(message, hint));
+    }
+    let login = projections.iter().find(|name| loader.terms().filters.isolation_of(name) == Isolation::Login);
+    if let (DatabaseUrl::Sqlite(_), Some(name)) = (read_model, login) {
+        let message = format!("--isolation login for {name}: SQLite knows no logins");
+        let hint = "leave it out: there a projection has a file of its own; or keep the read models in Postgres (READ_MODEL_URL)";
         return Err(UsageError::new(message, hint));
     }
     let names: Vec<&str> = projections.iter().map(String::as_str).collect();

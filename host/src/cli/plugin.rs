@@ -9,6 +9,7 @@ use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use self::trust::TrustCommand;
+use super::filters::IsolationOption;
 use super::limits::{self, LimitOptions, Shown};
 use super::loading::{Loading, PluginArgument, load};
 use super::trust::KeysOption;
@@ -40,6 +41,9 @@ enum Which {
         /// Whose signatures count.
         #[command(flatten)]
         keys: KeysOption,
+        /// Whose session it has.
+        #[command(flatten)]
+        isolation: IsolationOption,
         /// What it may take.
         #[command(flatten)]
         limits: Box<LimitOptions>,
@@ -74,6 +78,8 @@ struct Inspection<'plugin> {
     size: usize,
     /// Interfaces it imports.
     imports: &'plugin [String],
+    /// Whose session its SQL runs in, on Postgres: `role` or `login`.
+    isolation: &'static str,
     /// What it may take.
     limits: Vec<Shown>,
 }
@@ -94,10 +100,11 @@ impl PluginCommand {
     /// When the file is no projection.
     pub fn run(&self) -> anyhow::Result<()> {
         match &self.command {
-            Which::Inspect { file, json, keys, limits } => {
+            Which::Inspect { file, json, keys, isolation, limits } => {
                 // Looking at a stranger's plugin is how one decides whether to trust it: nothing is refused.
                 let trust = Trust::new(keys.read()?, Demand::Nothing);
-                let loader = Loader::new(Terms { trust, limits: limits.limits(), filters: Filters::default() })?;
+                let filters = Filters { isolations: isolation.isolations(), ..Filters::default() };
+                let loader = Loader::new(Terms { trust, limits: limits.limits(), filters })?;
                 let plugin = loader.load(&PluginFile::at(file), &Arc::default())?;
                 let inspection = inspection(&plugin);
                 if *json {
@@ -132,6 +139,7 @@ fn inspection(plugin: &Plugin) -> Inspection<'_> {
         },
         size: plugin.size,
         imports: &plugin.imports,
+        isolation: plugin.isolation().name(),
         limits: limits::shown(plugin.limits()),
     }
 }
@@ -151,6 +159,7 @@ fn for_people(inspection: &Inspection<'_>) -> String {
         ("digest", format!("sha256:{}", inspection.digest)),
         ("signature", inspection.signature.text.clone()),
         ("imports", if inspection.imports.is_empty() { "nothing".to_owned() } else { inspection.imports.join(", ") }),
+        ("isolation", inspection.isolation.to_owned()),
     ];
     lines.extend(inspection.limits.iter().map(|limit| (limit.name, format!("at most {}", limit.text))));
     lines.iter().fold(String::new(), |text, (name, value)| text + &format!("{name:<28}{value}\n"))

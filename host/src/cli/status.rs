@@ -11,6 +11,7 @@ use self::watch::Rates;
 use super::Context;
 use crate::operations::report::{self, Counting, MemberReport, RebuildReport, ReplicaSetReport, Report};
 use crate::read_model::ReadModel;
+use crate::read_model::isolation::Isolation;
 use crate::read_model::pause::Pause;
 use crate::read_model::replica_set::Generation;
 
@@ -132,6 +133,9 @@ fn table(report: &Report, rates: Option<&Rates>) -> String {
     for projection in report.projections.iter().filter(|one| !one.grants.is_empty()) {
         let (name, grants) = (&projection.name, &projection.grants);
         text.push_str(&format!("{name} may also read {}\n", grants.join(", ")));
+    }
+    for projection in report.projections.iter().filter(|one| one.isolation == Some(Isolation::Login.name())) {
+        text.push_str(&format!("{} logs in by itself (--isolation login)\n", projection.name));
     }
     for projection in &report.projections {
         if let Some(Pause { by, since }) = &projection.paused {

@@ -110,6 +110,9 @@ pub enum DatabaseError {
     /// The host's login may not see to the role that a projection's SQL runs as.
     #[error(transparent)]
     RoleRefused(Box<RoleRefused>),
+    /// The server does not let the role of a projection in (`--isolation login`).
+    #[error(transparent)]
+    LoginOfRoleRefused(Box<LoginOfRoleRefused>),
     /// Somebody had the events table locked for as long as it was tried.
     #[error("the events table of {database} is in use: {by}")]
     EventsInUse {
@@ -161,6 +164,23 @@ pub struct RoleRefused {
     pub statements: String,
 }
 
+/// A projection that is to log in by itself and may not, and who can change that.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "{database}: {projection} is to log in by itself (--isolation login), and the server does not let it in: {message}. An \
+     administrator can put this line into pg_hba.conf, above any that refuses it, and reload the server:\n    {line}"
+)]
+pub struct LoginOfRoleRefused {
+    /// Which database.
+    pub database: String,
+    /// Which projection.
+    pub projection: String,
+    /// What the server said.
+    pub message: String,
+    /// The line for `pg_hba.conf`.
+    pub line: String,
+}
+
 impl DatabaseError {
     /// What to do next, where there is something to say that the message does not.
     #[must_use]
@@ -188,6 +208,9 @@ impl DatabaseError {
                 "run these statements once, as an administrator; or give the host's login CREATEROLE, and the ownership of \
                  what it made before, and it does that itself for each projection",
             ),
+            Self::LoginOfRoleRefused(_) => Some(
+                "let it in as the message says: it has another password for each login; or run what you trust with --isolation role",
+            ),
             Self::File { .. } => Some("check that the folder exists and that this user may write there"),
             Self::UnsafeEvents { .. } | Self::Postgres { .. } | Self::Sqlite { .. } => None,
         }
@@ -204,6 +227,7 @@ impl DatabaseError {
             | Self::Outdated { .. }
             | Self::Newer { .. }
             | Self::RoleRefused(_)
+            | Self::LoginOfRoleRefused(_)
             | Self::UnsafeEvents { .. } => true,
             Self::Unreachable { .. }
             | Self::Tls { .. }

@@ -66,7 +66,36 @@ impl Postgres {
     /// # Errors
     /// When the server cannot be reached within ten seconds or does not let us in.
     pub async fn connect(&self, application: &str) -> Result<PgConnection, DatabaseError> {
-        let options = PgConnectOptions::clone(&self.options).application_name(application);
+        self.connect_with(PgConnectOptions::clone(&self.options).application_name(application)).await
+    }
+
+    /// As [`Postgres::connect`], as another role with its password.
+    ///
+    /// # Errors
+    /// As [`Postgres::connect`].
+    pub async fn connect_as(
+        &self,
+        role: &str,
+        password: &str,
+        application: &str,
+    ) -> Result<PgConnection, DatabaseError> {
+        let options = PgConnectOptions::clone(&self.options).username(role).password(password);
+        self.connect_with(options.application_name(application)).await
+    }
+
+    /// The line of `pg_hba.conf` that lets a role in here with its password.
+    #[must_use]
+    pub fn admission(&self, role: &str) -> String {
+        let database = self.options.get_database().unwrap_or("all");
+        let (kind, address) = match self.options.get_socket() {
+            Some(_) => ("local", ""),
+            None => ("host", "ADDRESS-OF-THIS-HOST/32 "),
+        };
+        format!("{kind} \"{database}\" \"{role}\" {address}scram-sha-256")
+    }
+
+    /// One connection.
+    async fn connect_with(&self, options: PgConnectOptions) -> Result<PgConnection, DatabaseError> {
         match tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options)).await {
             Ok(Ok(connection)) => Ok(connection),
             Ok(Err(error)) => Err(self.connect_error(error)),

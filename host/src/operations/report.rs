@@ -11,6 +11,7 @@ use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::{Checkpoint, Epoch};
+use crate::read_model::isolation::Isolation;
 use crate::read_model::overview::Overview;
 use crate::read_model::pause::Pause;
 use crate::read_model::rebuild;
@@ -96,6 +97,8 @@ pub struct ProjectionReport {
     pub parked_aggregates: u64,
     /// Tables that are not its own and that it may read, as `schema.table`.
     pub grants: Vec<String>,
+    /// What holds its SQL if the guard is wrong: `role` or `login`; null on SQLite.
+    pub isolation: Option<&'static str>,
     /// Its partitions, by key.
     pub partitions: Vec<PartitionReport>,
     /// The rebuild that was begun and is not swapped in yet; null when there is none.
@@ -267,6 +270,7 @@ fn projection(
         dead_letters: overview.dead_letters,
         parked_aggregates: overview.parked_aggregates,
         grants: overview.grants.iter().map(ToString::to_string).collect(),
+        isolation: overview.isolation.map(Isolation::name),
         partitions: partitions.collect::<Result<_, DatabaseError>>()?,
         rebuild: begun.and_then(|begun| rebuild_report(begun, last)),
     })

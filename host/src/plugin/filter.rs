@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::descriptor::{Descriptor, Printable};
 use super::redaction::{FieldPath, Redaction};
 use crate::read_model::grants::Grant;
+use crate::read_model::isolation::Isolation;
 
 /// Something that is set for all projections, or for one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub struct Filters {
     pub redacted_fields: Vec<Addressed<FieldPath>>,
     /// Tables that are not the projection's own.
     pub grants: Vec<Addressed<Grant>>,
+    /// Whose session its SQL runs in.
+    pub isolations: Vec<Addressed<Isolation>>,
 }
 
 /// A filter that leaves a projection nothing to see.
@@ -89,11 +92,19 @@ impl Filters {
         self.grants.iter().filter_map(|grant| grant.of(projection).cloned()).collect()
     }
 
+    /// Whose session a projection's SQL runs in. What is said of it by name counts, and else the last that is said of all.
+    #[must_use]
+    pub fn isolation_of(&self, projection: &str) -> Isolation {
+        let said = self.isolations.iter().filter(|isolation| isolation.of(projection).is_some());
+        said.max_by_key(|isolation| isolation.projection.is_some()).map_or_else(Isolation::default, |said| said.value)
+    }
+
     /// A name that a filter is for, and that none of these projections has.
     #[must_use]
     pub fn stranger(&self, projections: &[&str]) -> Option<&str> {
         let named = self.only_aggregate_types.iter().filter_map(|only| only.projection.as_deref());
         let named = named.chain(self.redacted_fields.iter().filter_map(|field| field.projection.as_deref()));
+        let named = named.chain(self.isolations.iter().filter_map(|isolation| isolation.projection.as_deref()));
         let mut named = named.chain(self.grants.iter().filter_map(|grant| grant.projection.as_deref()));
         named.find(|name| !projections.contains(name))
     }

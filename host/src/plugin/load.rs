@@ -18,6 +18,7 @@ use super::redaction::Redaction;
 use super::trust::{Standing, Trust, Untrusted};
 use super::world::{self, NotAProjection};
 use crate::read_model::grants::Grant;
+use crate::read_model::isolation::Isolation;
 
 /// What a core module starts with.
 const CORE_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -56,6 +57,8 @@ pub struct Plugin {
     pub(super) redaction: Option<Arc<Redaction>>,
     /// What it may read besides its own tables.
     pub(super) grants: Vec<Grant>,
+    /// Whose session its SQL runs in.
+    pub(super) isolation: Isolation,
     /// How much it may log, all its instances together.
     pub(super) log: Arc<Mutex<LogRate>>,
 }
@@ -92,6 +95,12 @@ impl Plugin {
     #[must_use]
     pub fn grants(&self) -> &[Grant] {
         &self.grants
+    }
+
+    /// Whose session its SQL runs in, on Postgres.
+    #[must_use]
+    pub fn isolation(&self) -> Isolation {
+        self.isolation
     }
 }
 
@@ -359,6 +368,7 @@ impl Loader {
             limits: self.terms.limits,
             redaction: None,
             grants: Vec::new(),
+            isolation: Isolation::default(),
             log: Arc::new(Mutex::new(LogRate::new(&self.terms.limits))),
         };
         Instance::check(&plugin).map_err(|unfit| match unfit {
@@ -383,6 +393,7 @@ impl Loader {
         self.terms.filters.narrow(&mut plugin.descriptor)?;
         plugin.redaction = self.terms.filters.redaction_of(&plugin.descriptor.name);
         plugin.grants = self.terms.filters.grants_of(&plugin.descriptor.name);
+        plugin.isolation = self.terms.filters.isolation_of(&plugin.descriptor.name);
         Ok(plugin)
     }
 

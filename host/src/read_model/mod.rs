@@ -3,7 +3,7 @@
 //! Read in this order: [`value`] is what SQL takes and gives; [`checkpoint`] is how far a partition is, and the
 //! epoch that fences it; [`claim`] who may work on it, and how it comes to the next; [`heartbeat`] a worker's sign of
 //! life; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
-//! [`guard`] judges a projection's SQL before it gets there, with the [`grants`] of the operator, and [`multi_row`] says which of it can be sent in runs;
+//! [`guard`] judges a projection's SQL before it gets there, with the [`grants`] of the operator, and what holds if it is wrong is the [`isolation`], and [`multi_row`] says which of it can be sent in runs;
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
 //! operator has it replayed, and [`dead_letters`] the operator's side of both; [`overview`] reads all checkpoints for
@@ -17,6 +17,7 @@ pub mod dead_letters;
 pub mod grants;
 pub mod guard;
 pub mod heartbeat;
+pub mod isolation;
 pub mod multi_row;
 pub mod overview;
 pub mod pause;
@@ -37,6 +38,7 @@ use crate::processor::Priority;
 use checkpoint::Slot;
 use claim::Holder;
 use heartbeat::Heartbeat;
+use isolation::Isolation;
 use store::{Claim, ClaimError};
 
 /// A database that holds read models. Cheap to clone.
@@ -84,13 +86,20 @@ impl ReadModel {
     /// Claims a partition of a projection for `owner`: a claim outlives no connection and no process, and raises
     /// the epoch, so that whoever held it before cannot commit any more. Where the projection has checkpoints for
     /// another number of partitions and nobody works on those, they are replaced first ([`crate::partition::lineage`]).
-    /// By its priority it comes to a connection before others of the process, where there are too few.
+    /// By its priority it comes to a connection before others of the process, where there are too few. On Postgres, `isolation`
+    /// says whose sessions write; a file of its own is all that there is of it on SQLite.
     ///
     /// # Errors
     /// When somebody holds it, or the database fails.
-    pub fn claim(&self, slot: &Slot, owner: &str, priority: Priority) -> Result<Claim, ClaimError> {
+    pub fn claim(
+        &self,
+        slot: &Slot,
+        owner: &str,
+        priority: Priority,
+        isolation: Isolation,
+    ) -> Result<Claim, ClaimError> {
         match self {
-            Self::Postgres(_, shared) => postgres::PostgresStore::claim(shared, slot, owner, priority),
+            Self::Postgres(_, shared) => postgres::PostgresStore::claim(shared, slot, owner, priority, isolation),
             Self::Sqlite(base, runtime, locks) => sqlite::SqliteStore::claim(base, slot, owner, runtime, locks),
         }
     }

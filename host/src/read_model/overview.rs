@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use super::ReadModel;
 use super::checkpoint::{Checkpoint, Epoch, Slot, Term};
 use super::grants::Grant;
+use super::isolation::Isolation;
 use super::pause::{self, Pause};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, sqlite};
@@ -30,6 +31,8 @@ pub struct Overview {
     pub dead_letters: u64,
     /// What it may read besides its own tables.
     pub grants: Vec<Grant>,
+    /// Whose session its SQL runs in; nothing on SQLite.
+    pub isolation: Option<Isolation>,
     /// Whether an operator has paused it.
     pub paused: Option<Pause>,
 }
@@ -67,6 +70,7 @@ fn gather(rows: Vec<Row>) -> Vec<Overview> {
                 parked_aggregates: 0,
                 dead_letters: 0,
                 grants: vec![],
+                isolation: None,
                 paused: None,
             }),
         }
@@ -114,6 +118,17 @@ async fn postgres(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
         if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {
             overview.grants.push(grant);
         }
+    }
+    let logins: Vec<String> = sqlx::query_scalar(
+        "SELECT DISTINCT projection FROM projectionist.seals
+         JOIN projectionist.checkpoints USING (projection, total_partitions, partition_key, epoch)",
+    )
+    .fetch_all(&mut connection)
+    .await
+    .map_err(failed)?;
+    for overview in &mut all {
+        let is_login = logins.contains(&overview.projection);
+        overview.isolation = Some(if is_login { Isolation::Login } else { Isolation::Role });
     }
     for (projection, dead_letters, parked) in letters {
         if let Some(overview) = all.iter_mut().find(|overview| overview.projection == projection) {

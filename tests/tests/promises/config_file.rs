@@ -89,7 +89,7 @@ fn a_mistake_is_told_with_its_line() {
             "[projections.x]\nfile = \"x.wasm\"",
             2,
             "there is no key file",
-            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, max_lag, workers, batch_size, \
+            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, isolation, max_lag, workers, batch_size, \
              on_error, max_attempts, poll_interval",
         ),
         (

@@ -28,6 +28,7 @@ mod health;
 mod horizon;
 mod horizon_model;
 mod import_export;
+mod isolation;
 mod limits;
 mod live;
 mod metrics;

@@ -56,7 +56,9 @@ fn a_component_and_a_core_module_run_alike() {
     };
     let (one, other) = (inspect(&plugin("user_count")), inspect("plugin.wasm"));
     assert_eq!((&one["kind"], &other["kind"]), (&"core module".into(), &"component".into()));
-    for field in ["name", "version", "event_types", "aggregate_types", "bounded_contexts", "imports", "limits"] {
+    for field in
+        ["name", "version", "event_types", "aggregate_types", "bounded_contexts", "imports", "isolation", "limits"]
+    {
         assert_eq!(one[field], other[field], "{field}");
     }
     assert_ne!(one["digest"], other["digest"]);

@@ -83,7 +83,7 @@ struct Reading<'file> {
 }
 
 /// The keys of a projection's section that are options with a name in front.
-const ADDRESSED: [&str; 3] = ["only_aggregate_type", "redact_payload", "max_lag"];
+const ADDRESSED: [&str; 4] = ["only_aggregate_type", "redact_payload", "isolation", "max_lag"];
 
 /// Those that `--for` takes.
 const OVERRIDES: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];

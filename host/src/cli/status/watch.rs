@@ -122,6 +122,7 @@ mod tests {
             dead_letters: 0,
             parked_aggregates: 0,
             grants: vec![],
+            isolation: None,
             partitions: vec![partition],
             rebuild: None,
         };

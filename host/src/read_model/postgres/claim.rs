@@ -11,12 +11,14 @@ use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
+use super::super::isolation::Isolation;
 use super::super::store::{Claim, ClaimError};
 use super::PostgresStore;
 use super::fence::Fence;
 use super::lease::Lease;
 use super::locks::Lock;
 use super::role::Role;
+use super::seal::{Key, Sealer};
 use super::shared::Shared;
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
@@ -42,15 +44,25 @@ impl PostgresStore {
     ///
     /// # Errors
     /// As [`super::super::ReadModel::claim`].
-    pub fn claim(shared: &Shared, slot: &Slot, owner: &str, priority: Priority) -> Result<Claim, ClaimError> {
+    pub fn claim(
+        shared: &Shared,
+        slot: &Slot,
+        owner: &str,
+        priority: Priority,
+        isolation: Isolation,
+    ) -> Result<Claim, ClaimError> {
         let mut lease = Lease::new(shared, slot, owner, priority);
         // Another worker of this process may be in its `migrate`, which the claim would wait for in the database.
         lease.be_alone();
-        let claimed = claim(shared, &mut lease, slot, owner)?;
+        let claimed = claim(shared, &mut lease, slot, owner, isolation)?;
         lease.end(true);
-        let Ours { lock, role, claimed: Claimed { position, epoch, lineage }, parked } = claimed;
-        lease.claimed(lock, role.clone());
-        let fence = Fence::new(slot, epoch, &lineage);
+        let Ours { lock, role, claimed: Claimed { position, epoch, lineage }, parked, sealer } = claimed;
+        lease.claimed(lock, role.clone(), isolation);
+        if isolation == Isolation::Login {
+            // Now, when who refuses it can be told what to do.
+            lease.log_in()?;
+        }
+        let fence = Fence::new(slot, epoch, &lineage).sealed_by(sealer);
         let store = Self::new(lease, slot.clone(), position, fence, role);
         Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) })
     }
@@ -66,6 +78,8 @@ struct Ours {
     claimed: Claimed,
     /// Which aggregates are parked.
     parked: Parked,
+    /// What seals what is said in sessions that are the projection's own.
+    sealer: Option<Sealer>,
 }
 
 /// What an attempt has led to.
@@ -79,10 +93,16 @@ enum Attempt {
 }
 
 /// Takes the lock that counts, and writes the claim.
-fn claim(shared: &Shared, lease: &mut Lease, slot: &Slot, owner: &str) -> Result<Ours, ClaimError> {
+fn claim(
+    shared: &Shared,
+    lease: &mut Lease,
+    slot: &Slot,
+    owner: &str,
+    isolation: Isolation,
+) -> Result<Ours, ClaimError> {
     let mut term = Term::default();
     loop {
-        match lease.claim(async |connection| attempt(shared, connection, slot, owner, term).await)? {
+        match lease.claim(async |connection| attempt(shared, connection, slot, owner, term, isolation).await)? {
             Attempt::Claimed(ours) => return Ok(ours),
             Attempt::OtherTerm(other) => term = other,
             Attempt::Held(holders) => return Err(ClaimError::Held { slot: slot.clone(), holders }),
@@ -97,6 +117,7 @@ async fn attempt(
     slot: &Slot,
     owner: &str,
     term: Term,
+    isolation: Isolation,
 ) -> Result<Attempt, DatabaseError> {
     let failed = |source| shared.database.error("claiming a partition", source);
     let term = recorded_term(connection, slot).await.map_err(failed)?.unwrap_or(term);
@@ -106,8 +127,12 @@ async fn attempt(
     Ok(match write_claim(connection, slot, owner, term).await.map_err(failed)? {
         Written::Claimed(claimed) => {
             let parked = parked(connection, slot).await.map_err(failed)?;
-            let role = Role::ensure(&shared.database, connection, &slot.projection).await?;
-            Attempt::Claimed(Ours { lock, role, claimed, parked })
+            let role = Role::ensure(&shared.database, connection, &slot.projection, isolation).await?;
+            let sealer = match isolation {
+                Isolation::Role => None,
+                Isolation::Login => Some(sealer(connection, slot, claimed.epoch).await.map_err(failed)?),
+            };
+            Attempt::Claimed(Ours { lock, role, claimed, parked, sealer })
         }
         Written::OtherTerm(other) => Attempt::OtherTerm(other),
         Written::Held(holders) => Attempt::Held(holders),
@@ -123,6 +148,29 @@ pub(in super::super) fn lock_key(slot: &Slot, term: Term) -> i64 {
     hasher.write(&slot.partition.key().to_be_bytes());
     hasher.write(&term.0.to_be_bytes());
     hasher.finish().cast_signed()
+}
+
+/// Makes the key of a claim, and gives it to the server.
+async fn sealer(connection: &mut PgConnection, slot: &Slot, epoch: Epoch) -> Result<Sealer, sqlx::Error> {
+    let key = Key::new().map_err(sqlx::Error::Io)?;
+    let (inner, outer) = key.halves();
+    sqlx::query(
+        "WITH others AS (DELETE FROM projectionist.seals WHERE projection = $1 AND total_partitions <> $2)
+         INSERT INTO projectionist.seals AS s (projection, total_partitions, partition_key, epoch, inner_key, outer_key)
+         VALUES ($1, $2, $3, $4, $5, $6)
+         ON CONFLICT (projection, total_partitions, partition_key) DO UPDATE
+         SET epoch = excluded.epoch, inner_key = excluded.inner_key, outer_key = excluded.outer_key
+         WHERE s.epoch <= excluded.epoch",
+    )
+    .bind(&slot.projection)
+    .bind(slot.partition.total().cast_signed())
+    .bind(slot.partition.key().cast_signed())
+    .bind(epoch.0)
+    .bind(inner)
+    .bind(outer)
+    .execute(connection)
+    .await?;
+    Ok(Sealer::new(key, slot, epoch))
 }
 
 /// The advisory locks that are held in this database now, ours among them.

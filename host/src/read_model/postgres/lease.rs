@@ -2,9 +2,10 @@
 
 use std::future::Future;
 
-use sqlx::PgConnection;
+use sqlx::{Connection as _, PgConnection};
 
 use super::super::checkpoint::Slot;
+use super::super::isolation::Isolation;
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, sqlstate};
 use super::locks::Lock;
@@ -64,9 +65,36 @@ impl Lease {
     }
 
     /// From now on it works for a claim, as this role.
-    pub(super) fn claimed(&mut self, lock: Lock, role: Role) {
+    pub(super) fn claimed(&mut self, lock: Lock, role: Role, isolation: Isolation) {
         self.lock = Some(lock);
         self.settings.role = Some(role);
+        self.settings.isolation = isolation;
+    }
+
+    /// Sees that a session can be had, and has it ready.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not let the role in.
+    pub(super) fn log_in(&self) -> Result<(), DatabaseError> {
+        self.take().map(|session| self.shared.pool.give_back(session))
+    }
+
+    /// Does what is the host's to do outside of the projection's sessions, in a connection for this alone.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or the work fails.
+    pub(super) fn as_host<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SqlError>,
+    ) -> Result<T, SqlError> {
+        let database = &self.shared.database;
+        database.block_on(async {
+            let gone = |error: DatabaseError| SqlError::retryable(sqlstate::CONNECTION_FAILURE, error.to_string());
+            let mut connection = database.connect("projectionist host").await.map_err(gone)?;
+            let done = work(&mut connection).await;
+            connection.close().await.ok();
+            done
+        })
     }
 
     /// Keeps these limits from now on.
@@ -228,10 +256,11 @@ impl Lease {
     /// # Errors
     /// When a new one is needed, and the server cannot be reached.
     fn take(&self) -> Result<Session, DatabaseError> {
-        let Settings { schema, application, .. } = &self.settings;
         loop {
-            let room = match self.shared.pool.take(schema, application, self.priority) {
+            let room = match self.shared.pool.take(&self.settings, self.priority) {
                 Found::Room(room) => room,
+                // Nobody becomes another's login, or the host's again.
+                Found::Own(session) | Found::Other(session) if !session.has_login_of(&self.settings) => session.close(),
                 Found::Own(mut session) | Found::Other(mut session) => {
                     let ready = session.set(&self.settings).and_then(|()| renew(&mut session, &self.tables));
                     match ready {

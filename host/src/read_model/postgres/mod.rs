@@ -4,7 +4,8 @@
 //! transaction, [`fence`] what moves the checkpoint in it. It runs in a [`session`] that a worker has on [`lease`] from the
 //! [`pool`], and [`turns`] is who does so one after the other; [`shared`] is all of that, of a process. [`prepared`] are the
 //! statements that a session knows, [`statements`] those that are kept until they go off, [`decode`] how columns are read.
-//! [`role`] is whom a projection's statements run as, [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
+//! [`role`] is whom a projection's statements run as; where that is to hold against everything, [`login`] opens a session that is its
+//! own, in which the host's tables move by [`seal`], through the functions of [`sealed`]. [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
 mod dead_letters;
@@ -14,10 +15,13 @@ mod grants;
 mod lease;
 mod literal;
 mod locks;
+mod login;
 mod pool;
 mod prepared;
 mod replays;
 mod role;
+mod seal;
+mod sealed;
 mod session;
 mod shared;
 mod statements;
@@ -65,6 +69,11 @@ fn sql_error(error: &sqlx::Error) -> SqlError {
         }
         other => SqlError::permanent(sqlstate::OTHER, other.to_string()),
     }
+}
+
+/// Text as Postgres stores it.
+fn storable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
 }
 
 /// A name as an SQL identifier.

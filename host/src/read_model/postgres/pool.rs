@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use super::session::Session;
+use super::session::{Session, Settings};
 use crate::processor::Priority;
 use crate::telemetry::metrics::OpenConnection;
 
@@ -73,14 +73,15 @@ impl Pool {
         Self(Arc::new(Inner { size: size.max(1), state: Mutex::default() }))
     }
 
-    /// A session of this schema, best the one that was last used under this name, or room for it. Waits on this thread.
-    pub(super) fn take(&self, schema: &str, application: &str, priority: Priority) -> Found {
+    /// A session of this schema and login, best the one that was last used under this name, or room for it. Waits on this
+    /// thread.
+    pub(super) fn take(&self, wanted: &Settings, priority: Priority) -> Found {
         let mut state = self.state();
         let ticket = (priority, state.next);
         state.next += 1;
         loop {
             let is_next = state.waiting.keys().next().is_none_or(|first| *first >= ticket);
-            if is_next && let Some(found) = self.find(&mut state, schema, application) {
+            if is_next && let Some(found) = self.find(&mut state, wanted) {
                 state.waiting.remove(&ticket);
                 self.wake(&state);
                 return found;
@@ -93,9 +94,9 @@ impl Pool {
     }
 
     /// What there is for a schema now.
-    fn find(&self, state: &mut State, schema: &str, application: &str) -> Option<Found> {
-        let own = |session: &Session| session.schema() == schema;
-        let last = state.idle.iter().rposition(|session| own(session) && session.application() == application);
+    fn find(&self, state: &mut State, wanted: &Settings) -> Option<Found> {
+        let own = |session: &Session| session.schema() == wanted.schema && session.has_login_of(wanted);
+        let last = state.idle.iter().rposition(|session| own(session) && session.application() == wanted.application);
         if let Some(at) = last.or_else(|| state.idle.iter().rposition(own)) {
             return Some(Found::Own(state.idle.remove(at)));
         }
@@ -156,6 +157,11 @@ mod tests {
 
     use super::*;
 
+    /// What a worker of a projection wants.
+    fn wanted() -> Settings {
+        Settings { schema: "p".to_owned(), application: "p 0 of 1".to_owned(), ..Settings::default() }
+    }
+
     #[test]
     fn there_are_never_more_than_the_pool_may_have_and_everybody_gets_one() {
         let pool = Pool::new(3);
@@ -164,7 +170,7 @@ mod tests {
             for _ in 0..12 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        let Found::Room(room) = pool.take("p", "p 0 of 1", Priority::Normal) else {
+                        let Found::Room(room) = pool.take(&wanted(), Priority::Normal) else {
                             panic!("nothing was given back")
                         };
                         most.fetch_max(at_once.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -185,7 +191,7 @@ mod tests {
     #[test]
     fn who_has_priority_is_next_whoever_came_first() {
         let pool = Pool::new(1);
-        let first = pool.take("p", "p 0 of 1", Priority::Normal);
+        let first = pool.take(&wanted(), Priority::Normal);
         let order = Mutex::new(Vec::new());
         thread::scope(|scope| {
             for (number, priority) in
@@ -193,7 +199,7 @@ mod tests {
             {
                 let (pool, order) = (&pool, &order);
                 scope.spawn(move || {
-                    let room = pool.take("p", "p 0 of 1", priority);
+                    let room = pool.take(&wanted(), priority);
                     order.lock().unwrap().push(number);
                     drop(room);
                 });
@@ -208,6 +214,6 @@ mod tests {
 
     #[test]
     fn a_pool_without_room_is_no_pool() {
-        assert!(matches!(Pool::new(0).take("p", "p 0 of 1", Priority::Normal), Found::Room(_)));
+        assert!(matches!(Pool::new(0).take(&wanted(), Priority::Normal), Found::Room(_)));
     }
 }

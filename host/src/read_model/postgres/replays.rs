@@ -4,23 +4,22 @@ use super::super::dead_letter::{Aggregate, Reason};
 use super::super::request::{Action, Amendment, Answer, Asked, Letter, Replays, Request};
 use super::super::store::Store as _;
 use super::super::value::SqlError;
-use super::PostgresStore;
+use serde_json::json;
+
+use super::{PostgresStore, sealed, storable};
 use crate::event::Position;
 
 /// A request's row: id, bounded context, aggregate type, aggregate id, action, position.
 type RequestRow = (i64, String, String, String, String, Option<i64>);
 
-/// Text as Postgres stores it.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
-}
-
 impl Replays for PostgresStore {
     fn requests(&mut self) -> Result<Vec<Request>, SqlError> {
-        let read = sqlx::query_as::<_, RequestRow>(
+        let read = sqlx::query_as::<_, RequestRow>(if self.is_own_login() {
+            "SELECT * FROM projectionist.own_requests($1)"
+        } else {
             "SELECT id, bounded_context, aggregate_type, aggregate_id, action, global_position
-             FROM projectionist.dead_letter_requests WHERE projection = $1 AND outcome IS NULL ORDER BY id",
-        )
+             FROM projectionist.dead_letter_requests WHERE projection = $1 AND outcome IS NULL ORDER BY id"
+        })
         .bind(&self.slot.projection);
         let rows = self.session.run(async |connection| read.fetch_all(connection).await)?;
         let requests = rows.into_iter().map(|(id, bounded_context, aggregate_type, aggregate_id, action, position)| {
@@ -31,6 +30,9 @@ impl Replays for PostgresStore {
     }
 
     fn note(&mut self, request: i64, why: &str) -> Result<(), SqlError> {
+        if self.done_sealed("note", || json!({"request": request, "message": storable(why)}))? {
+            return Ok(());
+        }
         let update =
             sqlx::query("UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL")
                 .bind(request)
@@ -40,12 +42,14 @@ impl Replays for PostgresStore {
 
     fn letters(&mut self, aggregate: &Aggregate) -> Result<Vec<Letter>, SqlError> {
         self.send_as_host()?;
-        let read = sqlx::query_as::<_, (i64, String, i32)>(
+        let read = sqlx::query_as::<_, (i64, String, i32)>(if self.is_own_login() {
+            "SELECT * FROM projectionist.own_letters($1, $2, $3, $4)"
+        } else {
             "SELECT global_position, reason, attempts FROM projectionist.dead_letters
              WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
                AND reason <> 'skipped'
-             ORDER BY global_position",
-        )
+             ORDER BY global_position"
+        })
         .bind(&self.slot.projection)
         .bind(&aggregate.bounded_context)
         .bind(&aggregate.aggregate_type)
@@ -61,6 +65,9 @@ impl Replays for PostgresStore {
 
     fn amend(&mut self, amendment: &Amendment<'_>) -> Result<(), SqlError> {
         self.send_as_host()?;
+        if self.done_sealed("amend", || sealed::amendment(amendment))? {
+            return Ok(());
+        }
         let update = sqlx::query(
             "UPDATE projectionist.dead_letters SET reason = $3, error = coalesce($4, error), attempts = $5,
                  plugin_digest = $6
@@ -77,6 +84,12 @@ impl Replays for PostgresStore {
 
     fn unpark(&mut self, aggregate: &Aggregate) -> Result<(), SqlError> {
         self.send_as_host()?;
+        let Aggregate { bounded_context, aggregate_type, aggregate_id } = aggregate;
+        let what =
+            json!({"bounded_context": bounded_context, "aggregate_type": aggregate_type, "aggregate_id": aggregate_id});
+        if self.done_sealed("unpark", || what)? {
+            return Ok(());
+        }
         let delete = sqlx::query(
             "DELETE FROM projectionist.dead_letters
              WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
@@ -91,6 +104,9 @@ impl Replays for PostgresStore {
 
     fn answer(&mut self, asked: Asked<'_>, answer: &Answer) -> Result<(), SqlError> {
         self.send_as_host()?;
+        if self.done_sealed("answer", || sealed::answer(asked, answer))? {
+            return Ok(());
+        }
         let (request, aggregate) = match asked {
             Asked::One(request) => (Some(request), None),
             Asked::About(aggregate) => (None, Some(aggregate)),

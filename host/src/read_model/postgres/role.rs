@@ -18,12 +18,15 @@
 //! that was set ([`LEAVE`]).
 //!
 //! **What it does not hold**: a statement that changes the role itself (`set_config('role', …)`), which the guard has to
-//! let through first; it would run as the host's login. And what Postgres lets everybody (PUBLIC) do in a database.
+//! let through first; it would run as the host's login. [`Isolation::Login`] holds that, too: then the session is the role's
+//! own from its [`login`](super::login) on, there is no other to go back to, and the host's tables move by [`seal`](super::seal).
+//! And what Postgres lets everybody (PUBLIC) do in a database.
 
 use std::hash::Hasher as _;
 
 use sqlx::{AssertSqlSafe, Connection as _, PgConnection};
 
+use super::super::isolation::Isolation;
 use super::super::rebuild::projection_of;
 use super::quote_identifier;
 use crate::database::error::RoleRefused;
@@ -32,9 +35,16 @@ use crate::database::{DatabaseError, Postgres};
 /// Becomes the host's login again; fails with a division by zero when the role is not the projection's any more.
 pub(super) const LEAVE: &str = "EXECUTE projectionist_leave";
 
-/// The role of a projection, by its name.
+/// The role of a projection.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Role(String);
+pub(super) struct Role {
+    /// Its name.
+    name: String,
+    /// The host's login, which sees to it.
+    login: String,
+    /// Of which projection: a rebuild has that of the live one.
+    projection: String,
+}
 
 /// What is there, as far as the role is concerned.
 #[derive(Debug, sqlx::FromRow)]
@@ -43,6 +53,8 @@ struct Found {
     role: String,
     /// The host's login.
     login: String,
+    /// The database.
+    database: String,
     /// The server, as in 150004.
     server: i32,
     /// Whether the role is there.
@@ -51,8 +63,14 @@ struct Found {
     may_set: bool,
     /// Whether the projection has tables, so that a schema of its name is its own.
     has_tables: bool,
-    /// Whether there is a schema of the projection's name that the role does not own.
+    /// Whether there is a schema of the projection's name.
+    schema_exists: bool,
+    /// Whether there is one that the role does not own.
     schema: bool,
+    /// Whether the role may connect to the database, as everybody may where nobody has changed that.
+    may_connect: bool,
+    /// Whether it finds the functions of the host.
+    may_call: bool,
     /// Things in the schema that the role does not own: `TABLE name`.
     things: Vec<String>,
 }
@@ -66,6 +84,7 @@ impl Role {
         database: &Postgres,
         connection: &mut PgConnection,
         schema: &str,
+        isolation: Isolation,
     ) -> Result<Self, DatabaseError> {
         let failed = |source| database.error("seeing to the role of a projection", source);
         let projection = projection_of(schema).unwrap_or(schema);
@@ -77,13 +96,20 @@ impl Role {
             .await
             .map_err(failed)?;
         let found = Self::find(&mut transaction, projection, schema).await.map_err(failed)?;
-        let statements = found.missing(schema);
+        let mut statements = found.missing(schema);
+        if isolation == Isolation::Login {
+            statements.extend(found.missing_for_a_login(schema));
+        }
         for statement in &statements {
             let done = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *transaction).await;
-            done.map_err(|source| refused(database, &found, projection, &statements, source))?;
+            done.map_err(|source| {
+                let role =
+                    Self { name: found.role.clone(), login: found.login.clone(), projection: projection.to_owned() };
+                refused(database, &role, projection, &statements, source)
+            })?;
         }
         transaction.commit().await.map_err(failed)?;
-        Ok(Self(found.role))
+        Ok(Self { name: found.role, login: found.login, projection: projection.to_owned() })
     }
 
     /// Looks at what is there.
@@ -93,14 +119,19 @@ impl Role {
                  SELECT $1 || '@' || (SELECT oid FROM pg_database WHERE datname = current_database()) AS role),
              role AS (SELECT pg_roles.oid FROM pg_roles JOIN named ON rolname = role),
              own AS (SELECT oid, nspowner FROM pg_namespace WHERE nspname = $2)
-             SELECT role, current_user::text AS login, current_setting('server_version_num')::int AS server,
+             SELECT role, current_user::text AS login, current_database()::text AS database,
+                 current_setting('server_version_num')::int AS server,
                  EXISTS (SELECT FROM role) AS exists,
                  coalesce((SELECT pg_has_role(oid, CASE WHEN current_setting('server_version_num')::int >= 160000
                                                    THEN 'SET' ELSE 'MEMBER' END)
                                   AND pg_has_role(oid, 'USAGE') FROM role), false) AS may_set,
                  coalesce((SELECT schema_version > 0 FROM projectionist.projections WHERE projection = $2), false)
                      AS has_tables,
+                 EXISTS (SELECT FROM own) AS schema_exists,
                  EXISTS (SELECT FROM own WHERE nspowner NOT IN (SELECT oid FROM role)) AS schema,
+                 coalesce((SELECT has_database_privilege(oid, current_database(), 'CONNECT') FROM role),
+                          has_database_privilege('public', current_database(), 'CONNECT')) AS may_connect,
+                 coalesce((SELECT has_schema_privilege(oid, 'projectionist', 'USAGE') FROM role), false) AS may_call,
                  ARRAY(SELECT CASE relkind WHEN 'v' THEN 'VIEW ' WHEN 'm' THEN 'MATERIALIZED VIEW '
                                            WHEN 'S' THEN 'SEQUENCE ' WHEN 'f' THEN 'FOREIGN TABLE ' ELSE 'TABLE ' END
                               || format('%I.%I', $2, relname)
@@ -120,12 +151,28 @@ impl Role {
 
     /// Its name.
     pub(super) fn name(&self) -> &str {
-        &self.0
+        &self.name
+    }
+
+    /// The advisory lock under which it is changed.
+    pub(super) fn lock_key(&self) -> i64 {
+        lock_key(&self.projection)
+    }
+
+    /// The error of a change of the role that the host's login may not make, with what would let it.
+    pub(super) fn may_not_alter(&self, database: &Postgres, projection: &str, source: sqlx::Error) -> DatabaseError {
+        let (role, login) = (self.quoted(), quote_identifier(&self.login));
+        let statements = [
+            format!("ALTER ROLE {login} CREATEROLE"),
+            // What the first one means since version 16, where it is not the one that has made the role.
+            format!("GRANT {role} TO {login} WITH ADMIN OPTION"),
+        ];
+        refused(database, self, projection, &statements, source)
     }
 
     /// Its name as an SQL identifier.
     pub(super) fn quoted(&self) -> String {
-        quote_identifier(&self.0)
+        quote_identifier(&self.name)
     }
 
     /// Becomes the projection's role, until the transaction ends or [`LEAVE`].
@@ -135,7 +182,7 @@ impl Role {
 
     /// Prepares [`LEAVE`]: one statement for both, because each costs some microseconds a transaction.
     pub(super) fn prepare_leave(&self) -> String {
-        let name = self.0.replace('\'', "''");
+        let name = self.name.replace('\'', "''");
         format!(
             "PREPARE projectionist_leave AS
              SELECT 1 / (current_user = '{name}')::int, set_config('role', 'none', true)"
@@ -164,12 +211,29 @@ impl Found {
         }
         statements
     }
+
+    /// What has to be done besides for a session of the role's own, where nothing can be done as the host.
+    fn missing_for_a_login(&self, schema: &str) -> Vec<String> {
+        let role = quote_identifier(&self.role);
+        let mut statements = Vec::new();
+        if !self.may_connect {
+            statements.push(format!("GRANT CONNECT ON DATABASE {} TO {role}", quote_identifier(&self.database)));
+        }
+        if !self.may_call {
+            statements.push(format!("GRANT USAGE ON SCHEMA projectionist TO {role}"));
+        }
+        // One that is somebody else's is left to `schema_version`, which says so.
+        if !self.has_tables && !self.schema_exists {
+            statements.push(format!("CREATE SCHEMA {} AUTHORIZATION {role}", quote_identifier(schema)));
+        }
+        statements
+    }
 }
 
 /// The error of a statement that the host's login may not run, with those that somebody else can.
 fn refused(
     database: &Postgres,
-    found: &Found,
+    role: &Role,
     projection: &str,
     statements: &[String],
     source: sqlx::Error,
@@ -178,8 +242,8 @@ fn refused(
         Some(error) if error.code().as_deref() == Some("42501") => DatabaseError::RoleRefused(Box::new(RoleRefused {
             database: database.name().to_owned(),
             projection: projection.to_owned(),
-            role: found.role.clone(),
-            login: found.login.clone(),
+            role: role.name.clone(),
+            login: role.login.clone(),
             message: error.message().to_owned(),
             statements: statements.iter().map(|statement| format!("\n    {statement};")).collect(),
         })),
@@ -204,11 +268,15 @@ mod tests {
         Found {
             role: "orders@5".to_owned(),
             login: "app".to_owned(),
+            database: "shop".to_owned(),
             server: 150_004,
             exists: false,
             may_set: false,
             has_tables: true,
+            schema_exists: true,
             schema: true,
+            may_connect: true,
+            may_call: false,
             things: vec!["TABLE orders.t".to_owned()],
         }
     }
@@ -227,5 +295,16 @@ mod tests {
         // A schema of that name that is not the projection's stays whose it is.
         let foreign = Found { has_tables: false, exists: true, may_set: true, ..found() };
         assert_eq!(foreign.missing("orders"), [""; 0]);
+    }
+
+    #[test]
+    fn a_login_of_its_own_needs_the_schema_and_what_it_may_call() {
+        assert_eq!(found().missing_for_a_login("orders"), ["GRANT USAGE ON SCHEMA projectionist TO \"orders@5\""]);
+        let new = Found { has_tables: false, schema_exists: false, may_connect: false, may_call: true, ..found() };
+        let all = [
+            "GRANT CONNECT ON DATABASE \"shop\" TO \"orders@5\"",
+            "CREATE SCHEMA \"orders\" AUTHORIZATION \"orders@5\"",
+        ];
+        assert_eq!(new.missing_for_a_login("orders"), all);
     }
 }

@@ -14,6 +14,7 @@ use sqlx::postgres::PgRow;
 use sqlx::{AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _};
 use tokio::task::JoinHandle;
 
+use super::super::isolation::Isolation;
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, Value, sqlstate};
 use super::pool::Room;
@@ -22,7 +23,7 @@ use super::role::Role;
 use super::statements::{Message, Part};
 use super::store::search_path;
 use super::takeover::sessions_key;
-use super::{decode, sql_error};
+use super::{decode, login, sql_error};
 use crate::database::{DatabaseError, Postgres};
 
 /// How many bytes are kept before they go off: some hundred rows, a few milliseconds of work for the server.
@@ -77,7 +78,7 @@ pub(super) struct Session {
     /// Since when nobody has it.
     pub(super) rests_since: Instant,
     /// Its place among the sessions of the process.
-    _room: Room,
+    room: Room,
 }
 
 /// What a session is set to.
@@ -91,6 +92,8 @@ pub(super) struct Settings {
     pub(super) application: String,
     /// Whom the projection's statements run as; nobody yet.
     pub(super) role: Option<Role>,
+    /// Whether that role has logged in itself.
+    pub(super) isolation: Isolation,
     /// How long a statement may run.
     pub(super) time: Option<Duration>,
 }
@@ -102,7 +105,10 @@ impl Session {
     /// When the server cannot be reached.
     pub(super) fn open(database: &Postgres, room: Room, settings: Settings) -> Result<Self, DatabaseError> {
         database.block_on(async {
-            let mut connection = database.connect(&settings.application).await?;
+            let mut connection = match settings.login() {
+                None => database.connect(&settings.application).await?,
+                Some(role) => login::open(database, role, &settings.schema, &settings.application).await?,
+            };
             let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(settings.all()))).await;
             done.map_err(|source| database.error("setting up a session", source))?;
             Ok(Self {
@@ -114,7 +120,7 @@ impl Session {
                 tables: String::new(),
                 is_lost: false,
                 rests_since: Instant::now(),
-                _room: room,
+                room,
             })
         })
     }
@@ -153,6 +159,16 @@ impl Session {
                 Err(sql_error(&error))
             }
         }
+    }
+
+    /// Whether it has logged in as these want it to.
+    pub(super) fn has_login_of(&self, settings: &Settings) -> bool {
+        self.settings.login() == settings.login()
+    }
+
+    /// Closes it; gives its room to another.
+    pub(super) fn close(self) -> Room {
+        self.room
     }
 
     /// Whose names it looks up.
@@ -284,6 +300,11 @@ enum Change {
 }
 
 impl Settings {
+    /// The role that has logged in; nothing for the host's own login.
+    fn login(&self) -> Option<&Role> {
+        self.role.as_ref().filter(|_| self.isolation == Isolation::Login)
+    }
+
     /// All that makes a new session this, whatever the server's or the user's defaults are.
     fn all(&self) -> String {
         let of = Self { schema: self.schema.clone(), owner: self.owner.clone(), ..Self::default() };
@@ -317,6 +338,7 @@ impl Settings {
         }
         if let Some(role) = &to.role
             && self.role.is_none()
+            && to.isolation == Isolation::Role
         {
             sql.push_str(&role.prepare_leave());
         }

@@ -1,5 +1,6 @@
 //! The transaction of a worker on Postgres: statements kept, and sent many at once.
 
+use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::super::checkpoint::{Advance, Epoch, Found, Mine, Slot};
@@ -16,7 +17,7 @@ use super::lease::Lease;
 use super::role::{self, Role};
 use super::session::{AHEAD_AT, Answer, SendError};
 use super::statements::{Message, Statements};
-use super::{grants, quote_identifier, sql_error};
+use super::{grants, quote_identifier, sealed, sql_error, storable};
 use crate::event::Position;
 
 /// Looks names up in a projection's schema, and in nobody's temporary tables before.
@@ -43,7 +44,7 @@ pub struct PostgresStore {
     /// Which partition.
     pub(super) slot: Slot,
     /// What moves its checkpoint.
-    fence: Fence,
+    pub(super) fence: Fence,
     /// Where names are looked up: said again whenever the projection's statements are done.
     search_path: String,
     /// Where the checkpoint stands, as this worker knows it.
@@ -97,6 +98,11 @@ impl PostgresStore {
         }
     }
 
+    /// Whether its sessions are the projection's own, from their login on.
+    pub(super) fn is_own_login(&self) -> bool {
+        self.fence.sealer().is_some()
+    }
+
     /// Sends a message and waits; gives the result of its last statement, if somebody asked for it.
     fn send_message(&mut self, message: Message, answer: Answer) -> Result<Rowset, SendError> {
         if message.parts.is_empty() {
@@ -110,8 +116,10 @@ impl PostgresStore {
     /// What is kept next runs as the projection.
     pub(super) fn act_as_projection(&mut self) {
         if self.acting == Acting::Host {
-            let enter = self.role.enter();
-            self.statements.keep_own(&enter);
+            if !self.is_own_login() {
+                let enter = self.role.enter();
+                self.statements.keep_own(&enter);
+            }
             self.acting = Acting::Projection;
         }
         self.has_run = true;
@@ -120,7 +128,9 @@ impl PostgresStore {
     /// What is kept next runs as the host, if the role is still the projection's.
     fn act_as_host(&mut self) {
         if self.acting == Acting::Projection {
-            self.statements.keep_own(role::LEAVE);
+            if !self.is_own_login() {
+                self.statements.keep_own(role::LEAVE);
+            }
             // A setting outlives a role: names in the host's statements must not be the projection's.
             self.statements.keep_own(&self.search_path);
             self.acting = Acting::Host;
@@ -129,7 +139,7 @@ impl PostgresStore {
 
     /// Sends what was kept; what runs next is the host's.
     pub(super) fn send_as_host(&mut self) -> Result<(), SqlError> {
-        let checked = self.acting == Acting::Projection;
+        let checked = self.acting == Acting::Projection && !self.is_own_login();
         self.act_as_host();
         let message = self.statements.take();
         let check = message.parts.len().checked_sub(2).filter(|_| checked);
@@ -213,6 +223,9 @@ impl PostgresStore {
 
     /// What the checkpoint says, if it is there.
     fn found(&mut self) -> Result<Option<Found>, SqlError> {
+        if self.is_own_login() {
+            return self.own_checkpoint();
+        }
         let find = sqlx::query_as::<_, (String, i64, i64, i32)>(
             "SELECT owner, epoch, position, schema_version FROM projectionist.checkpoints
              JOIN projectionist.projections USING (projection)
@@ -233,12 +246,16 @@ impl PostgresStore {
     /// Why the checkpoint was not moved, or may not be.
     fn fenced(&mut self, found: Option<Found>, ours: u32) -> CommitError {
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
-        let last = sqlx::query_scalar(
-            "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1",
-        )
+        let last = sqlx::query_scalar::<_, Option<String>>(if self.is_own_login() {
+            "SELECT projectionist.own_last_owner($1)"
+        } else {
+            "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1"
+        })
         .bind(&self.slot.projection);
         let session = &mut self.session;
-        mine.refused(found, || session.run(async |connection| last.fetch_optional(connection).await).ok().flatten())
+        mine.refused(found, || {
+            session.run(async |connection| last.fetch_optional(connection).await).ok().flatten().flatten()
+        })
     }
 }
 
@@ -279,6 +296,11 @@ impl Store for PostgresStore {
         // A rebuild has the role of the live one, whose workers may have been told more.
         let others = if projection_of(&self.slot.projection).is_some() { Others::Kept } else { others };
         let (role, schema) = (&self.role, &self.slot.projection);
+        if self.is_own_login() {
+            let settle =
+                async |connection: &mut PgConnection| grants::settle(connection, role, schema, wanted, others).await;
+            return self.session.as_host(settle);
+        }
         self.session.try_run(async |connection| grants::settle(connection, role, schema, wanted, others).await)
     }
 
@@ -353,6 +375,9 @@ impl Store for PostgresStore {
 
     fn bury(&mut self, letter: &DeadLetter<'_>, plugin_digest: &str) -> Result<(), SqlError> {
         self.send_as_host()?;
+        if self.done_sealed("bury", || sealed::letter(letter, plugin_digest))? {
+            return Ok(());
+        }
         let event = letter.event;
         let insert = sqlx::query(
             "INSERT INTO projectionist.dead_letters (projection, global_position, bounded_context, aggregate_type,
@@ -370,7 +395,7 @@ impl Store for PostgresStore {
         .bind(&event.event_id)
         .bind(&event.event_type)
         .bind(letter.reason.as_str())
-        .bind(letter.error.replace('\0', "\u{fffd}"))
+        .bind(storable(letter.error))
         .bind(letter.attempts.cast_signed())
         .bind(plugin_digest);
         self.session.run(async |connection| insert.execute(connection).await).map(drop)
@@ -380,6 +405,7 @@ impl Store for PostgresStore {
         // Another worker's `migrate` may take its time.
         self.session.be_alone();
         self.send_as_host()?;
+        let sealed = self.sealed("lock_version", || json!({}));
         let (projection, role) = (&self.slot.projection, &self.role);
         let (time, wait) = (self.limits.time.as_millis(), (self.limits.time / 2).as_millis().max(1));
         let timeout = format!("SET LOCAL statement_timeout = {time}; SET LOCAL lock_timeout = {wait}");
@@ -388,18 +414,27 @@ impl Store for PostgresStore {
             sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
                 .execute(&mut *connection)
                 .await?;
-            let (version, migrated_at): (i32, Option<String>) = sqlx::query_as(
-                "SELECT schema_version, migrated_at::text FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
+            let found: Option<(i32, Option<String>)> = match &sealed {
+                Some(sealed) => Self::lock_version(&mut *connection, sealed).await?,
+                None => {
+                    let sql = "SELECT schema_version, migrated_at::text FROM projectionist.projections
+                               WHERE projection = $1 FOR UPDATE";
+                    sqlx::query_as(sql).bind(projection).fetch_optional(&mut *connection).await?
+                }
+            };
+            // Whoever has claimed the partition since has another key.
+            let Some((version, migrated_at)) = found else { return Ok(Err(claim_lost())) };
+            sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
+            // Its own was made at the claim, where its sessions are its own.
+            let schema: Option<(String, bool)> = sqlx::query_as(
+                "SELECT oid::text, nspowner IN (SELECT oid FROM pg_roles WHERE rolname = $2)
+                 FROM pg_namespace WHERE nspname = $1",
             )
             .bind(projection)
-            .fetch_one(&mut *connection)
+            .bind(role.name())
+            .fetch_optional(&mut *connection)
             .await?;
-            sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
-            let schema: Option<String> = sqlx::query_scalar("SELECT oid::text FROM pg_namespace WHERE nspname = $1")
-                .bind(projection)
-                .fetch_optional(&mut *connection)
-                .await?;
-            if version == 0 && schema.is_some() {
+            if version == 0 && matches!(schema, Some((_, false))) {
                 return Ok(Err(SqlError::permanent(
                     "42P06",
                     format!(
@@ -408,11 +443,11 @@ impl Store for PostgresStore {
                     ),
                 )));
             }
-            if version == 0 {
+            if version == 0 && schema.is_none() {
                 let create = format!("CREATE SCHEMA {} AUTHORIZATION {}", quote_identifier(projection), role.quoted());
                 sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
             }
-            Ok(Ok((SchemaVersion(version.unsigned_abs()), tables(migrated_at, schema))))
+            Ok(Ok((SchemaVersion(version.unsigned_abs()), tables(migrated_at, schema.map(|(oid, _)| oid)))))
         };
         let (version, tables) = self.session.run(run)??;
         // Whoever migrated may have changed what statements were prepared for.
@@ -422,6 +457,10 @@ impl Store for PostgresStore {
 
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
         self.send_as_host()?;
+        if let Some(sealed) = self.sealed("set_version", || json!({"version": version})) {
+            let (migrated_at, schema) = self.set_version_sealed(sealed)?;
+            return self.session.tables_are(tables(migrated_at, schema));
+        }
         let update = sqlx::query_as::<_, (String, Option<String>)>(
             "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1
              RETURNING migrated_at::text, (SELECT oid::text FROM pg_namespace WHERE nspname = $1)",
@@ -443,7 +482,11 @@ impl Store for PostgresStore {
     }
 
     fn is_paused(&mut self) -> Result<bool, SqlError> {
-        let sql = "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)";
+        let sql = if self.is_own_login() {
+            "SELECT projectionist.own_pause($1)"
+        } else {
+            "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)"
+        };
         let ask = sqlx::query_scalar(sql).bind(&self.slot.projection);
         self.session.run(async |connection| ask.fetch_one(connection).await)
     }
@@ -474,7 +517,7 @@ impl Store for PostgresStore {
                 self.rollback().ok();
                 let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
-                    let check = fence.checked_sub(2).filter(|_| self.has_run);
+                    let check = fence.checked_sub(2).filter(|_| self.has_run && !self.is_own_login());
                     return Err(role_lost(SendError { error, at, part: None }, check).into());
                 }
                 // Who lost the connection that holds the claim has lost the claim, and claims again like anybody else.

@@ -264,7 +264,7 @@ impl From<sqlx::Error> for Stop {
 /// Drops what was built.
 async fn discard(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), Stop> {
     drop_schema(connection, &names.rebuilt).await?;
-    for table in ["checkpoints", "dead_letters", "dead_letter_requests", "projections"] {
+    for table in ["checkpoints", "seals", "dead_letters", "dead_letter_requests", "projections"] {
         let delete = format!("DELETE FROM projectionist.{table} WHERE projection = $1");
         sqlx::query(AssertSqlSafe(delete)).bind(&names.rebuilt).execute(&mut *connection).await?;
     }
@@ -301,6 +301,11 @@ async fn swap(connection: &mut PgConnection, names: &Names<'_>) -> Result<(), St
     // A commit that is on its way is waited for.
     let before = found_and_deleted(connection, live).await?;
     let built = found_and_deleted(connection, rebuilt).await?;
+    // Each claim has a key of its own; those of the rebuild are over.
+    sqlx::query("DELETE FROM projectionist.seals WHERE projection = $1")
+        .bind(rebuilt)
+        .execute(&mut *connection)
+        .await?;
     for successor in successors(&before, &built) {
         write_checkpoint(connection, names, &successor).await?;
     }

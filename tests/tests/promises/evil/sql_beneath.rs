@@ -1,7 +1,9 @@
 //! What holds where the guard does not: each attack is handed to the database as if the guard had let it through.
 //!
-//! There is no switch in the host that turns the guard off. These tests stand beneath it instead: they claim the partition
-//! of a projection as a worker does, and give its store statements that no guard has judged.
+//! There is no switch in the host that turns the guard off, since what is there can be thrown. These tests stand beneath it
+//! instead: they claim the partition of a projection as a worker does, and give its store statements that no guard has
+//! judged. With `--isolation role` all of them are held but a change of role, which is noticed before the commit; with
+//! `--isolation login` that one, too.
 
 use projectionist_host::database::DatabaseUrl;
 use projectionist_host::event::Position;
@@ -10,8 +12,9 @@ use projectionist_host::processor::Priority;
 use projectionist_host::read_model::ReadModel;
 use projectionist_host::read_model::checkpoint::{Advance, Slot};
 use projectionist_host::read_model::guard::{Judged, Kind as Does};
+use projectionist_host::read_model::isolation::Isolation;
 use projectionist_host::read_model::store::{CommitError, Store};
-use projectionist_host::read_model::value::SqlError;
+use projectionist_host::read_model::value::{SqlError, Value};
 use projectionist_tests::{Cluster, Connection, Setup};
 
 use super::{catch_up, harmless, survivors};
@@ -22,8 +25,10 @@ enum Ends {
     Refused(&'static str),
     /// Either way; nothing outside has changed.
     Contained,
+    /// It leaves the role, which is noticed; where there is no other to go to, it changes nothing.
+    Left,
 }
-use Ends::{Contained, Refused};
+use Ends::{Contained, Left, Refused};
 
 /// The attacker's partition.
 struct Attacker {
@@ -41,12 +46,12 @@ struct Attacker {
 
 impl Attacker {
     /// Claims the partition of the projection `evil`.
-    fn claim(setup: &Setup) -> Self {
+    fn claim(setup: &Setup, isolation: Isolation) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let url: DatabaseUrl = setup.read_model().url().parse().unwrap();
         let read_model = ReadModel::new(&url, runtime.handle());
         let slot = Slot { projection: "evil".to_owned(), partition: Partition::new(0, 1).unwrap() };
-        let claim = read_model.claim(&slot, "attacker/1", Priority::Normal).unwrap();
+        let claim = read_model.claim(&slot, "attacker/1", Priority::Normal, isolation).unwrap();
         Self {
             store: claim.store,
             position: claim.position,
@@ -64,6 +69,13 @@ impl Attacker {
         self.store.send()
     }
 
+    /// The first value that a query gives.
+    fn ask(&mut self, sql: &str) -> Result<Value, SqlError> {
+        self.number += 1;
+        let judged = Judged { sql: sql.to_owned(), kind: Does::Reading, number: self.number, multi_row: None };
+        self.store.query(&judged, vec![]).map(|rowset| rowset.rows[0][0].clone())
+    }
+
     /// Runs statements in a transaction, up to the first error, and commits.
     fn attack(&mut self, statements: &[(Does, &str)]) -> Result<(), String> {
         self.store.begin().map_err(|error| error.to_string())?;
@@ -78,7 +90,8 @@ impl Attacker {
 
     /// Ends its session, and waits until the server knows.
     fn end(self) {
-        let pid = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'projectionist evil %'";
+        let pid =
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^projectionist (evil|claims attacker/)'";
         let Self { store, mut observer, .. } = self;
         drop(store);
         projectionist_tests::wait_until("the session has ended", || observer.value(pid) == "0");
@@ -157,7 +170,8 @@ const ATTACKS: &[(Does, &str, Ends)] = &[
     (
         Does::Reading,
         "SELECT query_to_xml('UPDATE projectionist.checkpoints SET position = 0 RETURNING 1', true, true, '')",
-        Refused(DENIED),
+        // Before or after its rights are looked at.
+        Refused("(SQLSTATE "),
     ),
     (Does::Definition, "DO $$ BEGIN EXECUTE 'DELETE FROM public.events'; END $$", Refused(DENIED)),
     // Writing it.
@@ -215,8 +229,28 @@ const ATTACKS: &[(Does, &str, Ends)] = &[
     (Does::Definition, "COMMIT AND CHAIN", Refused("ended the transaction")),
     (Does::Definition, "ABORT", Refused("ended the transaction")),
     (Does::Definition, "DISCARD ALL", Refused("cannot run inside a transaction block")),
-    (Does::Definition, "SET LOCAL ROLE NONE", Refused("left its role")),
-    (Does::Definition, "RESET ROLE", Refused("left its role")),
+    (Does::Definition, "SET LOCAL ROLE NONE", Left),
+    (Does::Definition, "RESET ROLE", Left),
+    // What a login of its own may call, and whatever it says there.
+    (Does::Reading, "SELECT * FROM projectionist.seals", Refused(DENIED)),
+    (Does::Reading, "SELECT * FROM projectionist.own_checkpoint('counter', 1, 0)", Refused(DENIED)),
+    (Does::Reading, "SELECT projectionist.own_letters('counter', 'default', 'Evil', 'a')", Refused(DENIED)),
+    (Does::Reading, "SELECT projectionist.check_login('evil')", Refused(DENIED)),
+    (Does::Reading, "SELECT projectionist.unseal('advance', '{}', '')", Refused(DENIED)),
+    (Does::Reading, "SELECT projectionist.advance('{}', NULL)", Refused(DENIED)),
+    (
+        Does::Reading,
+        "SELECT projectionist.set_version('{\"projection\": \"counter\", \"version\": 9}', sha256('x'))",
+        Refused(DENIED),
+    ),
+    (
+        Does::Definition,
+        "CREATE FUNCTION projectionist.advance(a TEXT, b TEXT) RETURNS INT LANGUAGE sql AS 'SELECT 1'",
+        Refused(DENIED),
+    ),
+    (Does::Definition, "ALTER FUNCTION projectionist.advance OWNER TO CURRENT_USER", Refused(DENIED)),
+    (Does::Definition, "ALTER ROLE CURRENT_USER LOGIN", Refused(DENIED)),
+    (Does::Definition, "ALTER ROLE CURRENT_USER VALID UNTIL 'infinity'", Refused(DENIED)),
     // What is its own to break, and nobody else's.
     (Does::Definition, "SET search_path = projectionist, public", Contained),
     (Does::Definition, "SET LOCAL session_replication_role = replica", Refused(DENIED)),
@@ -249,17 +283,33 @@ const ATTACKS: &[(Does, &str, Ends)] = &[
 
 #[test]
 fn a_role_of_its_own_holds_what_the_guard_would_have_let_through() {
+    holds_every_attack(Isolation::Role);
+}
+
+#[test]
+fn a_login_of_its_own_holds_what_the_guard_would_have_let_through() {
+    holds_every_attack(Isolation::Login);
+}
+
+/// Tries every attack, each in a claim of its own.
+#[track_caller]
+fn holds_every_attack(isolation: Isolation) {
     // Roles belong to the server, and other tests make some.
     let cluster = Cluster::start();
     let setup = Setup::on(&cluster);
     setup.insert(&[harmless("a"), harmless("b")]);
     catch_up(&setup, &[]).success();
+    // What a login may use is given to it at the first claim.
+    Attacker::claim(&setup, isolation).end();
     let before = outside(&setup);
     let mut wrong = Vec::new();
     for (does, sql, ends) in ATTACKS {
-        let mut attacker = Attacker::claim(&setup);
+        let mut attacker = Attacker::claim(&setup, isolation);
         let result = attacker.attack(&[(*does, *sql)]);
         match (ends, result) {
+            (Left, Ok(())) if isolation == Isolation::Login => {}
+            (Left, Err(error)) if isolation == Isolation::Role && error.contains("left its role") => {}
+            (Left, result) => wrong.push(format!("{sql}: {result:?}")),
             (Refused(why), Err(error)) if error.contains(why) => {}
             (Refused(why), Err(error)) => wrong.push(format!("{sql}: {error} should contain {why}")),
             (Refused(_), Ok(())) => wrong.push(format!("{sql} came through")),
@@ -291,11 +341,82 @@ fn a_change_of_role_beneath_the_guard_is_noticed_before_the_commit() {
     setup.insert(&[harmless("a")]);
     catch_up(&setup, &[]).success();
     let before = outside(&setup);
-    let mut attacker = Attacker::claim(&setup);
+    let mut attacker = Attacker::claim(&setup, Isolation::Role);
     let escape = (Does::Reading, "SELECT set_config('role', 'none', true)");
     let delete = (Does::Writing, "DELETE FROM public.events");
     let error = attacker.attack(&[escape, delete]).unwrap_err();
     assert!(error.contains("has left its role; nothing of it is kept"), "{error}");
+    attacker.end();
+    assert_eq!(outside(&setup), before);
+}
+
+#[test]
+fn a_login_of_its_own_has_no_other_role_to_change_to() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    setup.insert(&[harmless("a")]);
+    catch_up(&setup, &[]).success();
+    Attacker::claim(&setup, Isolation::Login).end();
+    let before = outside(&setup);
+    for escape in [
+        "SELECT set_config('role', 'none', true)",
+        "SELECT set_config('role', 'postgres', true)",
+        "SELECT set_config('session_authorization', 'postgres', true)",
+    ] {
+        for then in ["DELETE FROM public.events", "UPDATE projectionist.checkpoints SET position = 0"] {
+            let mut attacker = Attacker::claim(&setup, Isolation::Login);
+            let error = attacker.attack(&[(Does::Reading, escape), (Does::Writing, then)]).unwrap_err();
+            assert!(error.contains(DENIED), "{escape}; {then}: {error}");
+            attacker.end();
+        }
+    }
+    assert_eq!(outside(&setup), before);
+}
+
+#[test]
+fn a_seal_that_a_projection_has_found_is_worth_nothing_more() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    setup.insert(&[harmless("a")]);
+    catch_up(&setup, &[]).success();
+    Attacker::claim(&setup, Isolation::Login).end();
+    let before = outside(&setup);
+    let mut attacker = Attacker::claim(&setup, Isolation::Login);
+    // A trigger that waits for the end of the transaction reads the message in which the checkpoint moves.
+    attacker
+        .attack(&[
+            (Does::Definition, "CREATE TABLE found (message TEXT)"),
+            (
+                Does::Definition,
+                "CREATE FUNCTION look() RETURNS trigger LANGUAGE plpgsql AS
+                     'BEGIN INSERT INTO evil.found VALUES (current_query()); RETURN NULL; END'",
+            ),
+            (
+                Does::Definition,
+                "CREATE CONSTRAINT TRIGGER late AFTER INSERT ON survivors DEFERRABLE INITIALLY DEFERRED
+                     FOR EACH ROW EXECUTE FUNCTION look()",
+            ),
+            (Does::Writing, "INSERT INTO survivors VALUES (-7, 'look')"),
+        ])
+        .unwrap();
+    attacker.store.begin().unwrap();
+    let Value::Text(message) = attacker.ask("SELECT message FROM found LIMIT 1").unwrap() else { panic!("a text") };
+    attacker.store.rollback().unwrap();
+    let call =
+        message.split(';').find(|part| part.contains("projectionist.advance(")).expect("the seal is in there").trim();
+    // As it is, it would move the checkpoint from where it stands to where it stands; the host's own does it after it, too.
+    // With another goal, or for another projection, it is no seal any more.
+    for (from, to) in [("\"to\":", "\"to\":9"), ("\"evil\"", "\"counter\""), ("\"applied\":", "\"applied\":9")] {
+        let forged = call.replace(from, to);
+        assert_ne!(forged, call);
+        let error = attacker.attack(&[(Does::Reading, &forged)]).unwrap_err();
+        assert!(error.contains(DENIED), "{forged}: {error}");
+    }
+    attacker.end();
+    // Under the next claim it is nothing at all.
+    let mut attacker = Attacker::claim(&setup, Isolation::Login);
+    let error = attacker.attack(&[(Does::Reading, call)]).unwrap_err();
+    assert!(error.contains("the checkpoint is not where this claim has left it"), "{error}");
     attacker.end();
     assert_eq!(outside(&setup), before);
 }
