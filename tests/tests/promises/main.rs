@@ -45,6 +45,7 @@ mod runs;
 mod sabotage;
 mod status;
 mod tls;
+mod traces;
 mod trust;
 mod upgrade;
 mod values;
