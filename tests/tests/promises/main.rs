@@ -41,6 +41,7 @@ mod replay_crashes;
 mod replica_sets;
 mod rescale;
 mod roles;
+mod rolling_upgrade;
 mod runs;
 mod sabotage;
 mod status;
