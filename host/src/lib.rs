@@ -18,7 +18,7 @@
 //! - [`read_model`] – where writes go: the unit of work on both databases, claims, checkpoints.
 //! - [`processor`] – the loop that ties them.
 //! - [`operations`] – what an operator sees: how far everything is, and how well; and [`http`], where it is served.
-//! - [`telemetry`] – logs, and what is counted.
+//! - [`telemetry`] – logs, what is counted, and traces.
 //!
 //! And used by all of them: [`timestamp`], instants as text.
 //!

@@ -60,4 +60,7 @@ pub use wait::{wait_for, wait_until};
 
 // Only the tests in tests/ make guests by hand, and read events as the host does.
 #[cfg(test)]
-use {projectionist_host as _, rcgen as _, wasm_encoder as _, wat as _, wit_component as _, wit_parser as _};
+use {
+    opentelemetry_proto as _, projectionist_host as _, prost as _, rcgen as _, rustls as _, wasm_encoder as _,
+    wat as _, wit_component as _, wit_parser as _,
+};

@@ -15,6 +15,7 @@ use crate::ndjson::ReadError;
 use crate::plugin::LoadError;
 use crate::processor::Outcome;
 use crate::read_model::rebuild::RebuildError;
+use crate::telemetry::traces::otlp::TracesError;
 
 /// 0: done.
 pub const DONE: ExitCode = ExitCode::SUCCESS;
@@ -133,6 +134,9 @@ fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(error) = cause.downcast_ref::<TokenError>() {
             return Some(error.advice().to_owned());
         }
+        if let Some(error) = cause.downcast_ref::<TracesError>() {
+            return Some(error.advice().to_owned());
+        }
         if let Some(ended) = cause.downcast_ref::<Ended>() {
             return ended.hint.clone();
         }
@@ -155,6 +159,7 @@ fn code(error: &anyhow::Error) -> u8 {
     let configuration = error.chain().any(|cause| {
         cause.is::<UsageError>()
             || cause.is::<TokenError>()
+            || cause.is::<TracesError>()
             || cause.is::<ConfigError>()
             || cause.downcast_ref::<LoadError>().is_some_and(LoadError::is_configuration)
             || cause.downcast_ref::<DatabaseError>().is_some_and(DatabaseError::is_configuration)

@@ -37,6 +37,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::database::{DatabaseError, DatabaseUrl};
 use crate::source::{self, Source};
 use crate::telemetry::LogFormat;
+use crate::telemetry::traces::otlp::Traces;
 
 /// Runs event-sourcing projections that are WebAssembly components, exactly once.
 #[derive(Debug, Parser)]
@@ -209,7 +210,13 @@ pub fn main() -> ExitCode {
         Ok((cli, config)) => (cli.unwrap_or_else(|error| error.exit()), config),
         Err(error) => return exit::report(&error.into()),
     };
-    match Context::new(&cli.global, &cli.command, config).and_then(|context| dispatch(&cli.command, context)) {
+    let done = Context::new(&cli.global, &cli.command, config).and_then(|context| {
+        // Those that have workers. When they are done, what waits to be sent is sent.
+        let is_traced = matches!(cli.command, Command::Run(_) | Command::Rebuild(_));
+        let _traces = if is_traced { Traces::start()? } else { None };
+        dispatch(&cli.command, context)
+    });
+    match done {
         Ok(()) => exit::DONE,
         Err(error) => exit::report(&error),
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Context;
 use super::exit::{Ended, UsageError};
@@ -195,9 +196,10 @@ impl Run {
     /// # Errors
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
-        let http = self.http.bind()?;
         let stop = Stop::default();
         stop_on_signals(context, &stop);
+        let hangups = hangups(context);
+        let http = self.http.bind()?;
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
@@ -206,7 +208,7 @@ impl Run {
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
-            serve(context, http, &started.source, &started.read_model, crew)?;
+            serve(context, (http, hangups), &started.source, &started.read_model, crew)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
@@ -216,7 +218,7 @@ impl Run {
             }
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
-            serve(context, http, &ground.source, &ground.read_model, crew.clone())?;
+            serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
             let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             let options = self.loop_options.options(self.until());
@@ -385,29 +387,34 @@ pub fn start(context: &Context, jobs: &[Job], connections: usize, stop: &Stop) -
     Ok(Started { supervisor, progress: all, heartbeat, source, read_model })
 }
 
-/// Serves what was asked for, and listens for SIGHUP.
+/// Listens for SIGHUP. From when this returns on it does not end the process; one that comes before there is something to
+/// apply it to is kept.
+fn hangups(context: &Context) -> Option<Signal> {
+    let _in_the_runtime = context.runtime.enter();
+    signal(SignalKind::hangup()).ok()
+}
+
+/// Serves what was asked for, and does what SIGHUP asks for.
 fn serve(
     context: &Context,
-    http: Option<Bound>,
+    (http, hangups): (Option<Bound>, Option<Signal>),
     source: &Arc<dyn Source>,
     read_model: &ReadModel,
     crew: Crew,
 ) -> std::io::Result<()> {
     let observer = Observer::new(Arc::clone(source), read_model.clone(), crew);
     let served = http.map(|http| http.serve(Arc::new(observer), context.runtime.handle())).transpose()?;
-    reload_on_hangup(context, served);
+    reload_on_hangup(context, served, hangups);
     Ok(())
 }
 
 /// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
 /// and the token. Tells what else has changed.
-fn reload_on_hangup(context: &Context, served: Option<Served>) {
-    use tokio::signal::unix::{SignalKind, signal};
-    let _in_the_runtime = context.runtime.enter();
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else { return };
+fn reload_on_hangup(context: &Context, served: Option<Served>, hangups: Option<Signal>) {
+    let Some(mut hangups) = hangups else { return };
     let mut last = context.config.clone();
     context.runtime.spawn(async move {
-        while hangup.recv().await.is_some() {
+        while hangups.recv().await.is_some() {
             match super::config::reload(served.as_ref(), last.as_ref()) {
                 Ok(config) => last = config,
                 Err(error) => tracing::error!(%error, "SIGHUP: the configuration cannot be used; all stays as it was"),
@@ -468,7 +475,6 @@ pub fn owner() -> String {
 
 /// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself.
 pub fn stop_on_signals(context: &Context, stop: &Stop) {
-    use tokio::signal::unix::{SignalKind, signal};
     let stop = stop.clone();
     // Signals are listened for here and now: on a busy machine the runtime may come to it when a batch has long begun.
     let _in_the_runtime = context.runtime.enter();

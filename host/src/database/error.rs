@@ -67,8 +67,11 @@ pub enum DatabaseError {
         /// The version this host knows.
         wanted: i64,
     },
-    /// Its tables were made by a later host.
-    #[error("the {tables} tables of {database} are at version {found}, and this host knows them up to version {known}")]
+    /// Its tables were changed by a later host, to what this one cannot work with.
+    #[error(
+        "the {tables} tables of {database} were changed by a newer host, so that this one cannot work with them: it knows them \
+         up to version {known}, and needs version {found}"
+    )]
     Newer {
         /// Which database.
         database: String,
@@ -197,7 +200,9 @@ impl DatabaseError {
             }
             Self::NoSuchDatabase { .. } => Some("create it (createdb), then run `host migrate`; or correct the URL"),
             Self::Unmigrated { .. } | Self::Outdated { .. } => Some("run `host migrate` with the same database URLs"),
-            Self::Newer { .. } => Some("a newer host was here: use that version or a later one"),
+            Self::Newer { .. } => {
+                Some("use the newer host; tables that it has only added to would do for this one, too")
+            }
             Self::Migration { .. } => {
                 Some("nothing was changed by the migration that failed; mend the cause and run `host migrate` again")
             }

@@ -4,11 +4,21 @@
 //! [`Tables::ReadModel`]. Each has its migrations in `migrations/` and its own bookkeeping, so that the two
 //! can share a database or not. Postgres is migrated by `host migrate` alone: it is somebody's production
 //! database. An SQLite file is made when it is missing, because an embedded database is the host's own.
+//!
+//! # Old and new hosts together
+//!
+//! Hosts are replaced one after the other, so for a while an old one works on tables that `host migrate` of a new one has
+//! changed, and may have to start on them. So **a migration adds**: tables, indexes, columns that are empty or have a default.
+//! What the host writes names its columns, so what it does not know is no concern of its. A host starts on tables that have more
+//! migrations than it knows. A migration that an older host could not work with (it takes away, renames, or changes what
+//! something means) is named for it: its file is called `NNNN_breaking_….sql`. The migrator keeps that with the version, and a
+//! host that does not know such a migration does not start.
 
 use std::path::Path;
 use std::sync::LazyLock;
+use std::time::Duration;
 
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -66,13 +76,13 @@ const SQLITE_BOOKKEEPING: &str = "_projectionist_migrations";
 fn on_postgres(mut migrator: Migrator, tables: Tables) -> Migrator {
     migrator.create_schema("projectionist");
     migrator.dangerous_set_table_name(tables.bookkeeping());
-    migrator
+    beside_newer(migrator)
 }
 
 /// As [`on_postgres`], in a file.
 fn on_sqlite(mut migrator: Migrator) -> Migrator {
     migrator.dangerous_set_table_name(SQLITE_BOOKKEEPING);
-    migrator
+    beside_newer(migrator)
 }
 
 /// `migrations/postgres/events`
@@ -87,6 +97,26 @@ static SQLITE_EVENTS: LazyLock<Migrator> = LazyLock::new(|| on_sqlite(sqlx::migr
 static SQLITE_READ_MODEL: LazyLock<Migrator> =
     LazyLock::new(|| on_sqlite(sqlx::migrate!("../migrations/sqlite/read_model")));
 
+/// How long a migration waits for a table that somebody uses. Whoever comes after it waits with it: hosts that apply events, and
+/// writers.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Lets a migrator pass over migrations of a newer host that are there already.
+fn beside_newer(mut migrator: Migrator) -> Migrator {
+    migrator.set_ignore_missing(true);
+    migrator
+}
+
+/// What the migrator's books say: the newest version, and the newest that older hosts cannot work with.
+fn newest(bookkeeping: &str) -> String {
+    format!(
+        "SELECT max(version), max(version) FILTER (WHERE description LIKE 'breaking %') FROM {bookkeeping} WHERE success"
+    )
+}
+
+/// What was found in the books.
+type Found = (Option<i64>, Option<i64>);
+
 /// The last version in a migrator.
 fn last_version(migrator: &Migrator) -> i64 {
     migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
@@ -95,20 +125,20 @@ fn last_version(migrator: &Migrator) -> i64 {
 /// Brings one set of tables up on Postgres.
 ///
 /// # Errors
-/// When the server cannot be reached, or was migrated by a newer host, or a migration fails.
+/// When the server cannot be reached, or was migrated by a newer host to what this one cannot work with, or a migration fails.
 pub async fn migrate_postgres(database: &Postgres, tables: Tables) -> Result<(), DatabaseError> {
     let mut connection = database.connect("projectionist migrate").await?;
     // Unmigrated or outdated is what this is for; a newer host's tables are not ours to touch.
     if let Err(newer @ DatabaseError::Newer { .. }) = check_postgres(database, &mut connection, tables).await {
         return Err(newer);
     }
+    let failed =
+        |source| DatabaseError::Migration { database: database.name().to_owned(), tables: tables.name(), source };
+    let patience = sqlx::AssertSqlSafe(format!("SET lock_timeout = {}", PATIENCE.as_millis()));
+    sqlx::raw_sql(patience).execute(&mut connection).await.map_err(|error| failed(error.into()))?;
     let result = tables.postgres().run(&mut connection).await;
     connection.close().await.ok();
-    result.map_err(|source| DatabaseError::Migration {
-        database: database.name().to_owned(),
-        tables: tables.name(),
-        source,
-    })
+    result.map_err(failed)
 }
 
 /// Sees that one set of tables is there, at the version this host works with. An events table that some
@@ -122,21 +152,20 @@ pub async fn check_postgres(
     tables: Tables,
 ) -> Result<(), DatabaseError> {
     let failed = |source| database.error("looking for the host's tables", source);
-    let found: Option<i64> = {
+    let found: Found = {
         let known: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
             .bind(tables.bookkeeping())
             .fetch_one(&mut *connection)
             .await
             .map_err(failed)?;
         if known {
-            let newest =
-                sqlx::AssertSqlSafe(format!("SELECT max(version) FROM {} WHERE success", tables.bookkeeping()));
-            sqlx::query_scalar(newest).fetch_one(&mut *connection).await.map_err(failed)?
+            let newest = sqlx::AssertSqlSafe(newest(tables.bookkeeping()));
+            sqlx::query_as(newest).fetch_one(&mut *connection).await.map_err(failed)?
         } else {
-            None
+            (None, None)
         }
     };
-    if found.is_none() && tables == Tables::Events {
+    if found.0.is_none() && tables == Tables::Events {
         let foreign: bool = sqlx::query_scalar("SELECT to_regclass('events') IS NOT NULL")
             .fetch_one(&mut *connection)
             .await
@@ -194,6 +223,13 @@ fn lock_migration(path: &Path) -> Result<std::fs::File, DatabaseError> {
 
 /// Runs the migrations, under the lock.
 fn migrate_locked(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), DatabaseError> {
+    // Unmigrated or outdated is what this is for; what a newer host made of it is not ours to touch.
+    if path.exists() {
+        let connection = super::sqlite::open_existing(path)?;
+        if let Err(newer @ DatabaseError::Newer { .. }) = check_sqlite(path, &connection, tables) {
+            return Err(newer);
+        }
+    }
     runtime.block_on(async {
         let options = SqliteConnectOptions::new()
             .filename(path)
@@ -205,15 +241,8 @@ fn migrate_locked(path: &Path, tables: Tables, runtime: &Handle) -> Result<(), D
             .map_err(|error| DatabaseError::File { path: path.to_owned(), doing: "open", reason: error.to_string() })?;
         let result = tables.sqlite().run(&mut connection).await;
         connection.close().await.ok();
-        result.map_err(|source| match source {
-            MigrateError::VersionMissing(found) => DatabaseError::Newer {
-                database: path.display().to_string(),
-                tables: tables.name(),
-                found,
-                known: last_version(tables.sqlite()),
-            },
-            source => DatabaseError::Migration { database: path.display().to_string(), tables: tables.name(), source },
-        })
+        let database = path.display().to_string();
+        result.map_err(|source| DatabaseError::Migration { database, tables: tables.name(), source })
     })
 }
 
@@ -225,25 +254,30 @@ pub fn check_sqlite(path: &Path, connection: &rusqlite::Connection, tables: Tabl
     let failed =
         |source| DatabaseError::Sqlite { path: path.to_owned(), doing: "looking for the host's tables", source };
     let known = super::sqlite::has_table(connection, SQLITE_BOOKKEEPING).map_err(failed)?;
-    let found = if known {
-        let newest = format!("SELECT max(version) FROM {SQLITE_BOOKKEEPING} WHERE success");
-        connection.query_row(&newest, [], |row| row.get(0)).map_err(failed)?
+    let found: Found = if known {
+        let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
+        connection.query_row(&newest(SQLITE_BOOKKEEPING), [], read).map_err(failed)?
     } else {
-        None
+        (None, None)
     };
-    if found.is_none() && tables == Tables::Events && super::sqlite::has_table(connection, "events").map_err(failed)? {
+    if found.0.is_none()
+        && tables == Tables::Events
+        && super::sqlite::has_table(connection, "events").map_err(failed)?
+    {
         return Ok(());
     }
     judge(&path.display().to_string(), tables, found, last_version(tables.sqlite()))
 }
 
-/// What a version found there means.
-fn judge(database: &str, tables: Tables, found: Option<i64>, known: i64) -> Result<(), DatabaseError> {
+/// What the versions found there mean.
+fn judge(database: &str, tables: Tables, (found, breaking): Found, known: i64) -> Result<(), DatabaseError> {
     let (database, tables) = (database.to_owned(), tables.name());
     match found {
         None => Err(DatabaseError::Unmigrated { database, tables }),
         Some(found) if found < known => Err(DatabaseError::Outdated { database, tables, found, wanted: known }),
-        Some(found) if found > known => Err(DatabaseError::Newer { database, tables, found, known }),
-        Some(_) => Ok(()),
+        Some(_) => match breaking.filter(|breaking| *breaking > known) {
+            Some(found) => Err(DatabaseError::Newer { database, tables, found, known }),
+            None => Ok(()),
+        },
     }
 }

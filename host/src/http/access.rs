@@ -92,6 +92,16 @@ pub enum Access {
     Bearers(Token),
 }
 
+impl Access {
+    /// Whether what was asked for with these headers may still be shown.
+    pub(super) fn still_lets(&self, headers: &HeaderMap) -> bool {
+        match self {
+            Self::ThisMachine => true,
+            Self::Bearers(token) => token.is_borne(headers),
+        }
+    }
+}
+
 /// Lets a request through that may look.
 pub(super) async fn check(State(access): State<Arc<RwLock<Access>>>, request: Request, next: Next) -> Response {
     let headers = request.headers();

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{HeaderMap, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{Html, IntoResponse, Response};
 use base64::Engine as _;
@@ -118,12 +118,18 @@ pub(super) async fn state(State(app): State<App>) -> Response {
     Json(shown(&app).await).into_response()
 }
 
-/// `/api/events`: the same each second.
-pub(super) async fn events(State(app): State<App>) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = futures_util::stream::unfold((app, Duration::ZERO), |(app, wait)| async move {
+/// `/api/events`: the same each second, for as long as the token that it was asked for with is the right one.
+pub(super) async fn events(
+    State(app): State<App>,
+    headers: HeaderMap,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let stream = futures_util::stream::unfold((app, headers, Duration::ZERO), |(app, headers, wait)| async move {
         tokio::time::sleep(wait).await;
+        if !app.still_lets(&headers) {
+            return None;
+        }
         let event = Event::default().json_data(shown(&app).await).unwrap_or_default();
-        Some((Ok(event), (app, EVERY)))
+        Some((Ok(event), (app, headers, EVERY)))
     });
     Sse::new(stream).keep_alive(KeepAlive::default())
 }

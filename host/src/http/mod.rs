@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::extract::{FromRef, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
@@ -73,6 +73,13 @@ impl App {
     /// Whether there is a token, so that something can be done.
     fn has_token(&self) -> bool {
         matches!(&*self.access.read().unwrap_or_else(PoisonError::into_inner), Access::Bearers(_))
+    }
+}
+
+impl App {
+    /// Whether what was asked for with these headers may still be shown: the token may have changed since.
+    fn still_lets(&self, headers: &HeaderMap) -> bool {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).still_lets(headers)
     }
 }
 

@@ -188,7 +188,7 @@ pub fn report(source: &dyn Source, read_model: &ReadModel, counting: Counting) -
 
 /// One replica set.
 fn replica_set(overview: replica_set::Overview) -> ReplicaSetReport {
-    let replica_set::Overview { name, look: Look { generation, roster, lives }, last } = overview;
+    let replica_set::Overview { name, look: Look { generation, roster, lives, .. }, last } = overview;
     let member = |member: &Member| {
         let mut slots: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for (projection, slot) in roster.slots_of(&member.name) {

@@ -1,11 +1,12 @@
 //! A worker's hold on its read model, and the fast path: a batch in one transaction, without savepoints and without
 //! a round trip an event.
 
+use std::error::Error;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use super::failure::ApplyError;
-use super::reader::Batch;
+use super::reader::{Batch, Taken};
 use super::trial::Trial;
 use crate::event::{Event, Position};
 use crate::plugin::{CallError, Instance, Plugin};
@@ -14,6 +15,7 @@ use crate::read_model::dead_letter::{DeadLetter, Parked, Reason};
 use crate::read_model::guard::Phase;
 use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::telemetry::metrics::{Committed, Meter};
+use crate::telemetry::traces::batch::{Done, Interval, Path};
 
 /// A claimed partition with the projection that works on it.
 #[derive(Debug)]
@@ -32,6 +34,10 @@ pub struct Applier {
     pub(super) trial: Trial,
     /// When the transaction began.
     pub(super) began: Instant,
+    /// When its commit was asked for, if it came to that.
+    pub(super) asked: Option<Instant>,
+    /// When the batch was read that was traced last.
+    traced: Option<Instant>,
     /// Counts.
     pub meter: Meter,
 }
@@ -41,7 +47,7 @@ impl Applier {
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position, meter: Meter) -> Self {
         let (work, trial, began) = (Arc::new(Mutex::new(work)), Trial::default(), Instant::now());
-        Self { plugin, work, instance: None, parked, position, trial, began, meter }
+        Self { plugin, work, instance: None, parked, position, trial, began, asked: None, traced: None, meter }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
@@ -102,6 +108,11 @@ impl Applier {
         if applied.is_err() {
             self.roll_back();
         }
+        let attempt = Attempt { events: &batch.events, to: batch.to, path: Path::Fast, read: Some(batch.read) };
+        match &applied {
+            Ok(applied) => self.trace(attempt, *applied, None),
+            Err(error) => self.trace(attempt, 0, Some(error)),
+        }
         applied
     }
 
@@ -143,6 +154,7 @@ impl Applier {
     pub fn commit(&mut self, to: Position, applied: u64) -> Result<(), ApplyError> {
         let advance = self.advance(to, applied);
         let (asked, sql) = (Instant::now(), self.work().in_database());
+        self.asked = Some(asked);
         self.work().commit(&advance)?;
         self.position = to;
         self.meter.committed(Committed {
@@ -160,6 +172,24 @@ impl Applier {
         Ok(())
     }
 
+    /// Tells what became of an attempt, where traces are wanted.
+    pub(super) fn trace(&mut self, attempt: Attempt<'_>, applied: u64, error: Option<&dyn Error>) {
+        let Some(spans) = self.meter.spans() else { return };
+        let Attempt { events, to, path, read } = attempt;
+        // It is read once, however often it is tried.
+        let read = read.filter(|read| self.traced != Some(read.from));
+        let sql = {
+            let work = self.work();
+            work.statements_ran().map(|(from, to)| (Interval { from, to }, work.in_database()))
+        };
+        let (began, asked, ended) = (self.began, self.asked, Instant::now());
+        spans.done(
+            events.iter().map(|event| &**event),
+            &Done { read, began, sql, asked, ended, path, to, applied, error },
+        );
+        self.traced = read.map(|read| read.from).or(self.traced);
+    }
+
     /// Moves the checkpoint over events that are somebody else's.
     ///
     /// # Errors
@@ -171,6 +201,19 @@ impl Applier {
         self.position = to;
         Ok(())
     }
+}
+
+/// What a transaction was to apply.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Attempt<'batch> {
+    /// These events.
+    pub(super) events: &'batch [Taken],
+    /// Up to here.
+    pub(super) to: Position,
+    /// How.
+    pub(super) path: Path,
+    /// When they were read.
+    pub(super) read: Option<Interval>,
 }
 
 /// What moves a checkpoint on behalf of a plugin.

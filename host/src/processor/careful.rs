@@ -2,7 +2,7 @@
 //! once and `flush` after it. The culprit shows itself, what stands before it is committed, and the policy decides
 //! about it; then the rest goes on.
 
-use super::batch::Applier;
+use super::batch::{Applier, Attempt};
 use super::failure::{ApplyError, Kind};
 use super::policy::{OnError, Options};
 use super::reader::{Batch, Taken};
@@ -13,6 +13,7 @@ use crate::plugin::Instance;
 use crate::processor::backoff::Backoff;
 use crate::read_model::dead_letter::{Aggregate, DeadLetter, Reason};
 use crate::read_model::unit_of_work::Sending;
+use crate::telemetry::traces::batch::Path;
 
 /// How many characters of an error a dead letter keeps.
 pub(super) const ERROR: usize = 4_096;
@@ -64,7 +65,13 @@ impl Applier {
         while start < events.len() {
             let end = if company == Company::Together { events.len() } else { start + 1 };
             let to = if end == events.len() { batch.to } else { events[end - 1].position() };
-            let (count, culprit) = match self.run_carefully(&events[start..end], to) {
+            let done = self.run_carefully(&events[start..end], to);
+            let attempt = Attempt { events: &events[start..end], to, path: Path::Careful, read: None };
+            match &done {
+                Ok(count) => self.trace(attempt, *count, None),
+                Err((count, culprit)) => self.trace(attempt, *count, Some(&culprit.error)),
+            }
+            let (count, culprit) = match done {
                 Ok(count) => {
                     applied += count;
                     start = end;

@@ -6,6 +6,7 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
@@ -13,6 +14,7 @@ use crate::partition::Partition;
 use crate::partition::lineage::Lineage;
 use crate::source::feed::{Stretch, Subscription};
 use crate::source::{Feed, Filter};
+use crate::telemetry::traces::batch::Interval;
 
 /// How many stretches are looked through for one batch at most, so that a projection whose events are rare still
 /// moves its checkpoint, and hears that it should stop.
@@ -48,6 +50,8 @@ pub struct Batch {
     pub to: Position,
     /// Whether more is known to stand behind `to`.
     pub more: bool,
+    /// When it was read, for whoever traces it.
+    pub read: Interval,
 }
 
 impl Batch {
@@ -57,7 +61,7 @@ impl Batch {
         self.events.chunks(size).enumerate().map(move |(number, events)| {
             let is_last = number + 1 == count;
             let to = events.last().filter(|_| !is_last).map_or(self.to, |last| last.position());
-            Self { events: events.to_vec(), to, more: self.more || !is_last }
+            Self { events: events.to_vec(), to, more: self.more || !is_last, read: self.read }
         })
     }
 }
@@ -113,17 +117,24 @@ impl Reader {
     /// # Errors
     /// When the database fails.
     pub fn next(&mut self, size: usize) -> Result<Batch, DatabaseError> {
+        let from = Instant::now();
+        let (events, to, more) = self.cut(size)?;
+        Ok(Batch { events, to, more, read: Interval { from, to: Instant::now() } })
+    }
+
+    /// What the next batch holds, where it ends, and whether more is behind.
+    fn cut(&mut self, size: usize) -> Result<(Vec<Taken>, Position, bool), DatabaseError> {
         let (mut events, mut bytes) = (Vec::new(), 0);
         let mut through = self.read;
         for _ in 0..STRETCHES {
             let Some(current) = self.current()? else {
-                return Ok(Batch { events, to: self.read, more: false });
+                return Ok((events, self.read, false));
             };
             let Taken { stretch, mut at } = current;
             while let Some(event) = stretch.events.get(at) {
                 if events.len() >= size || bytes >= BYTES {
                     self.current = Some(Taken { stretch, at });
-                    return Ok(Batch { events, to: through, more: true });
+                    return Ok((events, through, true));
                 }
                 if event.position() > self.read && self.takes(event) {
                     bytes += event.size();
@@ -139,7 +150,7 @@ impl Reader {
                 break;
             }
         }
-        Ok(Batch { events, to: through, more: true })
+        Ok((events, through, true))
     }
 
     /// What is to be taken from next; nothing when the horizon is reached.

@@ -104,6 +104,10 @@ struct Part {
     failing: bool,
     /// When the place was taken again, after it was lost.
     retaken: Option<Instant>,
+    /// Whether it was on the roster before.
+    was_on: bool,
+    /// Its own sign of life when it found that it had been taken out.
+    taken_out: Option<Option<u64>>,
     /// How workers end.
     ended: Receiver<(Place, Outcome)>,
     /// For their threads.
@@ -140,6 +144,8 @@ impl Replica {
             generation: 0,
             failing: false,
             retaken: None,
+            was_on: false,
+            taken_out: None,
             ended,
             sender,
         };
@@ -258,10 +264,24 @@ impl Part {
             }
         }
         self.still = still;
-        if !look.roster.has(&self.member.name) {
+        if look.roster.has(&self.member.name) {
+            (self.was_on, self.taken_out) = (true, None);
+        } else if self.may_join(look.own_beat) {
             changes.push(Change::Joins(self.member.clone(), self.slots));
         }
         changes
+    }
+
+    /// Whether to come to the roster, or back to it. Who was taken out while it lives was not seen to live: it waits until its
+    /// sign of life gets through, or it would be taken out again each time, and its slots would move there and back.
+    fn may_join(&mut self, own_beat: Option<u64>) -> bool {
+        if !self.was_on {
+            return true;
+        }
+        if self.taken_out.is_none() {
+            tracing::warn!("taken out of the replica set: this process comes back when its sign of life gets through");
+        }
+        *self.taken_out.get_or_insert(own_beat) != own_beat
     }
 
     /// Sees that exactly this process's slots have a worker here.

@@ -86,7 +86,7 @@ impl Applier {
     /// # Errors
     /// When the connection fails, the tables are newer, or `migrate` fails.
     pub fn begin(&mut self, sending: Sending) -> Result<(), ApplyError> {
-        self.began = Instant::now();
+        (self.began, self.asked) = (Instant::now(), None);
         if !self.trial.behind {
             return Ok(self.work().begin(Phase::Rows, sending)?);
         }

@@ -70,6 +70,8 @@ pub struct UnitOfWork {
     waited: Duration,
     /// The same, of the whole transaction.
     in_database: Duration,
+    /// When its first statement began, and its last one ended.
+    statements_ran: Option<(Instant, Instant)>,
 }
 
 impl std::fmt::Debug for UnitOfWork {
@@ -106,6 +108,7 @@ impl UnitOfWork {
             failed: None,
             waited: Duration::ZERO,
             in_database: Duration::ZERO,
+            statements_ran: None,
         })
     }
 
@@ -179,7 +182,9 @@ impl UnitOfWork {
     fn timed<T>(&mut self, run: impl FnOnce(&mut dyn Store) -> Result<T, SqlError>) -> Result<T, SqlError> {
         let began = Instant::now();
         let result = run(&mut *self.store);
-        let took = began.elapsed();
+        let ended = Instant::now();
+        let took = ended - began;
+        self.statements_ran = Some((self.statements_ran.map_or(began, |(first, _)| first), ended));
         self.waited += took;
         self.in_database += took;
         if let Err(error) = &result {
@@ -199,6 +204,12 @@ impl UnitOfWork {
         self.in_database
     }
 
+    /// When the first statement of this transaction began, and the last one ended; nothing without any.
+    #[must_use]
+    pub fn statements_ran(&self) -> Option<(Instant, Instant)> {
+        self.statements_ran
+    }
+
     /// The first failure since the transaction, or the savepoint, began. A batch with one is not committed.
     #[must_use]
     pub fn failure(&self) -> Option<&SqlError> {
@@ -214,7 +225,7 @@ impl UnitOfWork {
         self.sending = sending;
         self.statements = 0;
         self.failed = None;
-        self.in_database = Duration::ZERO;
+        (self.in_database, self.statements_ran) = (Duration::ZERO, None);
         self.store.begin()
     }
 

@@ -16,6 +16,8 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 use serde::Serialize;
 
+use super::traces::batch::Spans;
+
 /// A partition of a projection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Of {
@@ -271,6 +273,8 @@ pub struct Meter {
     memory: Gauge,
     /// The same, to be read.
     cost: Arc<Mutex<Cost>>,
+    /// And what makes spans of its batches, where they are wanted.
+    spans: Option<Spans>,
 }
 
 impl Meter {
@@ -291,8 +295,15 @@ impl Meter {
             claims: metrics.claims.get_or_create_owned(&of),
             memory: metrics.memory.get_or_create_owned(&of),
             cost: Arc::default(),
+            spans: Spans::of(&of.projection, &of.partition),
             of,
         }
+    }
+
+    /// What makes spans of its batches; nothing where traces are off.
+    #[must_use]
+    pub fn spans(&self) -> Option<&Spans> {
+        self.spans.as_ref()
     }
 
     /// A transaction was committed.

@@ -1,7 +1,8 @@
-//! Logs: text or JSON on stderr, with projection, partition and position as fields; [`metrics`]; and [`reloads`].
+//! Logs: text or JSON on stderr, with projection, partition and position as fields; [`metrics`]; [`traces`]; and [`reloads`].
 
 pub mod metrics;
 pub mod reloads;
+pub mod traces;
 
 use std::io::IsTerminal as _;
 use std::sync::OnceLock;

@@ -1,5 +1,9 @@
 //! Everything that is said on the command line can stand in a file; a mistake in it is told with its line.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
 use projectionist_tests::{Kind, Setup, on_both_databases, plugin, wait_until};
 use serde_json::json;
 
@@ -89,8 +93,8 @@ fn a_mistake_is_told_with_its_line() {
             "[projections.x]\nfile = \"x.wasm\"",
             2,
             "there is no key file",
-            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, isolation, max_lag, workers, batch_size, \
-             on_error, max_attempts, poll_interval",
+            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, grant_read, isolation, max_lag, workers, \
+             batch_size, on_error, max_attempts, poll_interval, priority",
         ),
         (
             "[projections.x]\nworkers = 0",
@@ -194,4 +198,53 @@ fn a_hangup_takes_another_token() {
     host.hang_up();
     wait_until("the second is taken", || host.get("/metrics").bearing(tokens[1]).ask().code == 200);
     assert_eq!(host.get("/metrics").bearing(tokens[0]).ask().code, 401);
+}
+
+#[test]
+fn a_stream_of_the_dashboard_ends_when_its_token_does() {
+    let setup = Setup::new(Kind::Sqlite);
+    let tokens = ["correct horse battery staple", "another horse, another battery"];
+    drop(setup.file("token", tokens[0]));
+    let served = ["--http", "127.0.0.1:0", "--http-token-file", "token"];
+    let mut host = crate::sabotage::follow(&setup, &served);
+    let address = host.address();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let head = format!("Host: {address}\r\nConnection: close\r\nAuthorization: Bearer {}\r\n\r\n", tokens[0]);
+    stream.write_all(format!("GET /api/events HTTP/1.1\r\n{head}").as_bytes()).unwrap();
+    let (mut text, mut piece) = (String::new(), [0; 4096]);
+    let mut more = |text: &mut String| {
+        let count = stream.read(&mut piece).unwrap();
+        text.push_str(&String::from_utf8_lossy(&piece[..count]));
+        count > 0
+    };
+    while text.matches("data:").count() < 2 {
+        assert!(more(&mut text), "it ended: {text}");
+    }
+    drop(setup.file("token", tokens[1]));
+    host.hang_up();
+    // What is shown each second, a hundred times at most.
+    while more(&mut text) {
+        assert!(text.matches("data:").count() < 100, "it goes on and on");
+    }
+}
+
+#[test]
+fn a_hangup_that_comes_before_a_host_is_ready_does_not_end_it() {
+    let cluster = projectionist_tests::Cluster::start();
+    let setup = Setup::on(&cluster);
+    setup.insert(&[note("a")]);
+    // It has read its arguments, and waits for this before it serves anything.
+    let mut in_the_way = setup.connect();
+    in_the_way.execute("BEGIN; LOCK TABLE projectionist._migrations_events IN ACCESS EXCLUSIVE MODE");
+    configure(&setup, &section(""));
+    let mut host = setup.start(["run"]);
+    host.wait_for_log("plugin loaded");
+    configure(&setup, "max_lga = 5");
+    host.hang_up();
+    in_the_way.execute("COMMIT");
+    host.wait_for_log("the configuration cannot be used; all stays as it was");
+    wait_until("it works", || noted(&setup) == 1);
+    host.terminate();
+    host.wait().success();
 }

@@ -80,20 +80,21 @@ fn a_postgres_database_that_was_never_migrated_is_told() {
     run(&other, &["--read-model-url", &setup.source().url()]).failed(2, &error);
 }
 
-on_both_databases!(tables_of_a_newer_host_are_refused);
-fn tables_of_a_newer_host_are_refused(setup: &Setup) {
+on_both_databases!(tables_that_a_newer_host_has_changed_are_refused);
+fn tables_that_a_newer_host_has_changed_are_refused(setup: &Setup) {
     let error = |tables: &str, database: &str| {
         let known = newest_migration(&tables.replace(' ', "_"));
         format!(
-            "the {tables} tables of {database} are at version 999, and this host knows them up to version {known}\n\
-             hint: a newer host was here: use that version or a later one"
+            "the {tables} tables of {database} were changed by a newer host, so that this one cannot work with them: it \
+             knows them up to version {known}, and needs version 999\n\
+             hint: use the newer host; tables that it has only added to would do for this one, too"
         )
     };
     run(setup, &[]).success();
     let newer = |bookkeeping: &str| {
         format!(
             "INSERT INTO {bookkeeping} (version, description, success, checksum, execution_time)
-             VALUES (999, 'of tomorrow', true, '', 0)"
+             VALUES (999, 'breaking of tomorrow', true, '', 0)"
         )
     };
     let (events, read_model, file) = match setup.source().kind() {

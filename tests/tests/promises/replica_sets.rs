@@ -13,10 +13,10 @@ use crate::metrics::{HTTP, wait_for_metric};
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
 
 /// How many aggregates the notes are of: enough for every slot to have some.
-const AGGREGATES: usize = 64;
+pub(crate) const AGGREGATES: usize = 64;
 
 /// Starts a process that shares the work.
-fn join(setup: &Setup, more: &[&str]) -> Host {
+pub(crate) fn join(setup: &Setup, more: &[&str]) -> Host {
     follow(setup, &[&["--replica-set", "main"], more].concat())
 }
 
@@ -65,7 +65,7 @@ fn owners(setup: &Setup, set: &str, projection: &str) -> (BTreeMap<u64, String>,
 
 /// Waits until exactly these processes work, each on its share of the slots; gives how many slots each has.
 #[track_caller]
-fn settled(setup: &Setup, hosts: &[&Host], slots: usize) -> Vec<usize> {
+pub(crate) fn settled(setup: &Setup, hosts: &[&Host], slots: usize) -> Vec<usize> {
     let is_of = |host: &Host, owner: &String| owner.ends_with(&format!("/{}", host.pid()));
     let mut shares = Vec::new();
     wait_until("every slot is worked on by whom the roster says", || {
@@ -81,7 +81,7 @@ fn settled(setup: &Setup, hosts: &[&Host], slots: usize) -> Vec<usize> {
 
 /// Sees that all rounds are there, each note once and in the order of its aggregate.
 #[track_caller]
-fn every_note_once(setup: &Setup, rounds: usize) {
+pub(crate) fn every_note_once(setup: &Setup, rounds: usize) {
     let mut of_aggregate: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for row in notes(setup) {
         of_aggregate.entry(row[0].clone()).or_default().push(row[1].clone());
@@ -97,7 +97,7 @@ fn every_note_once(setup: &Setup, rounds: usize) {
 
 /// Ends a process as an operator would; gives how many events it has applied, by its own account.
 #[track_caller]
-fn leave(host: Host) -> u64 {
+pub(crate) fn leave(host: Host) -> u64 {
     host.terminate();
     let ended = host.wait();
     ended.success();
@@ -107,7 +107,7 @@ fn leave(host: Host) -> u64 {
 }
 
 /// Stores rounds without a pause, until what is done beside it is done; gives how many.
-fn under_load(setup: &Setup, beside: impl FnOnce(&AtomicUsize)) -> usize {
+pub(crate) fn under_load(setup: &Setup, beside: impl FnOnce(&AtomicUsize)) -> usize {
     let (done, rounds) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -208,6 +208,33 @@ fn a_frozen_worker_is_replaced_within_stale_after_and_comes_back_as_another(setu
     leave(first);
     leave(second);
     every_note_once(setup, 3);
+}
+
+#[test]
+fn who_works_but_gives_no_sign_of_life_stays_away_until_it_does() {
+    let setup = Setup::new(Kind::Postgres);
+    let stale = ["--stale-after", "3"];
+    let first = join(&setup, &stale);
+    assert_eq!(settled(&setup, &[&first], 16), [16]);
+    let mut second = join(&setup, &stale);
+    settled(&setup, &[&first, &second], 16);
+    // Its sign of life cannot be written, and all its other sessions work.
+    let mut in_the_way = setup.connect();
+    let row = format!("SELECT FROM projectionist.workers WHERE owner LIKE '%/{}' FOR UPDATE", second.pid());
+    in_the_way.execute(&format!("BEGIN; {row}"));
+    second.wait_for_log("taken out of the replica set");
+    assert_eq!(settled(&setup, &[&first], 16), [16]);
+    for rounds in 1..=3 {
+        setup.insert(&round());
+        wait_until("the first does it all", || noted(&setup) == rounds * AGGREGATES as u64);
+    }
+    in_the_way.execute("COMMIT");
+    assert_eq!(settled(&setup, &[&first, &second], 16), [8, 8]);
+    let reasons = setup.connect().rows("SELECT reason FROM projectionist.replica_generations ORDER BY generation");
+    assert_eq!(reasons.len(), 4, "came, came, was taken out, came back: {reasons:?}");
+    leave(first);
+    leave(second);
+    every_note_once(&setup, 3);
 }
 
 on_both_databases!(another_number_of_slots_is_an_exact_rescale_that_all_members_follow);

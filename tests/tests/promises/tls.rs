@@ -6,24 +6,24 @@ use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use crate::sabotage::{note, noted};
 
 /// Somebody who signs certificates.
-struct Authority {
+pub(crate) struct Authority {
     /// Signs.
     issuer: Issuer<'static, KeyPair>,
     /// Its own certificate, in PEM.
-    certificate: String,
+    pub(crate) certificate: String,
 }
 
 /// A certificate and its key, in PEM.
-struct Identity {
+pub(crate) struct Identity {
     /// The certificate.
-    certificate: String,
+    pub(crate) certificate: String,
     /// The key.
-    key: String,
+    pub(crate) key: String,
 }
 
 impl Authority {
     /// A new one.
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -33,7 +33,7 @@ impl Authority {
     }
 
     /// Signs a certificate for a host and a name.
-    fn sign(&self, host: &str, name: &str) -> Identity {
+    pub(crate) fn sign(&self, host: &str, name: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let mut params = CertificateParams::new(vec![host.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);

@@ -24,7 +24,7 @@ pub(crate) fn newest_migration(tables: &str) -> usize {
 }
 
 /// Puts the read model's own tables back to what the first version of the host made, with the checkpoint in them.
-fn downgrade(setup: &Setup) {
+pub(crate) fn downgrade(setup: &Setup) {
     let kind = setup.read_model().kind();
     let (folder, bookkeeping) = match kind {
         Kind::Postgres => ("postgres", "projectionist._migrations_read_model"),

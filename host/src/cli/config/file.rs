@@ -83,7 +83,7 @@ struct Reading<'file> {
 }
 
 /// The keys of a projection's section that are options with a name in front.
-const ADDRESSED: [&str; 4] = ["only_aggregate_type", "redact_payload", "isolation", "max_lag"];
+pub(super) const ADDRESSED: [&str; 5] = ["only_aggregate_type", "redact_payload", "grant_read", "isolation", "max_lag"];
 
 /// Those that `--for` takes.
 const OVERRIDES: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];
@@ -339,6 +339,18 @@ fn is_near(known: &str, typed: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_one_projection_is_the_option_with_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("some.toml");
+        std::fs::write(&path, "[projections.evil]\ngrant_read = [\"sales.prices\", \"sales.rates\"]\n").unwrap();
+        let command = <crate::cli::Cli as clap::CommandFactory>::command();
+        let config = Config::read(&path, &command).unwrap();
+        assert_eq!(config.of("grant_read").collect::<Vec<_>>(), ["evil=sales.prices", "evil=sales.rates"]);
+        std::fs::write(&path, "[projections.evil]\ngrant_read = \"prices\"\n").unwrap();
+        assert!(Config::read(&path, &command).unwrap_err().to_string().contains("line 2"));
+    }
 
     #[test]
     fn a_mistyped_key_is_known_by_one_letter() {

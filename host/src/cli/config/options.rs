@@ -74,3 +74,34 @@ pub(super) fn with_defaults(command: Command, config: &Config) -> Command {
     });
     with_own.mut_subcommands(|command| with_defaults(command, config))
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::super::file::ADDRESSED;
+    use super::*;
+
+    /// The options of `host run` for which this holds, by name.
+    fn of_a_run(holds: impl Fn(&Arg) -> bool) -> Vec<String> {
+        let cli = crate::cli::Cli::command();
+        let run = cli.find_subcommand("run").expect("it is a command");
+        let options = run.get_arguments().filter(|option| holds(option));
+        options.map(|option| option.get_long().unwrap_or_default().to_owned()).collect()
+    }
+
+    #[test]
+    fn every_option_of_a_run_has_a_key() {
+        // A plugin, settings and what `--for` sets are keys of a projection's section; `--once` is for who types or scripts it.
+        assert_eq!(of_a_run(|option| key(option).is_none()), ["plugin", "once", "set", "for"]);
+    }
+
+    #[test]
+    fn every_option_that_can_be_for_one_projection_has_a_key_in_its_section() {
+        let names_one =
+            |option: &Arg| option.get_value_names().unwrap_or_default().iter().any(|name| name.starts_with("[NAME=]"));
+        let is_no_key = |option: &Arg| !key(option).is_some_and(|key| ADDRESSED.contains(&&*key));
+        // The section's name is the plugin's; of slots it is a replica set that is named.
+        assert_eq!(of_a_run(|option| names_one(option) && is_no_key(option)), ["plugin", "slots"]);
+    }
+}

@@ -15,7 +15,8 @@
 //!
 //! A member holds a lock for as long as it lives: an advisory lock of its session, on SQLite a locked file. It is gone when
 //! its process is, at once. One that is frozen or cut off holds it still, and gives no [`super::heartbeat`]; after
-//! `--stale-after` the others take it out.
+//! `--stale-after` the others take it out. Who was taken out and lives all the same comes back when the others can see its sign of
+//! life, and not before: they would only take it out again.
 //!
 //! [`postgres`] and [`sqlite`] are where rosters are kept.
 
@@ -50,6 +51,8 @@ pub struct Look {
     pub roster: Roster,
     /// Of each member, whether it lives.
     pub lives: BTreeMap<String, Life>,
+    /// While whoever looks is not on the roster: its own last sign of life, as the others see it.
+    pub own_beat: Option<u64>,
 }
 
 /// A process's place in a set. The others see that it is gone when this is dropped.

@@ -58,7 +58,11 @@ impl Membership for Place {
             let Some((generation, roster)) = row else { return Ok(Look::default()) };
             let roster = parse(database, &roster)?;
             let lives = lives(connection, set, &roster, Some(member)).await.map_err(failed)?;
-            Ok(Look { generation: generation.unsigned_abs(), roster, lives })
+            let own_beat = match roster.has(member) {
+                true => None,
+                false => own_beat(connection, member).await.map_err(failed)?,
+            };
+            Ok(Look { generation: generation.unsigned_abs(), roster, lives, own_beat })
         }))
     }
 
@@ -126,7 +130,7 @@ pub(super) fn all(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
             let lives = lives(&mut connection, &name, &roster, None).await.map_err(failed)?;
             let (moved, written_at) = (moved.unsigned_abs(), crate::timestamp::format(written_at));
             let last = reason.map(|reason| Generation { generation, reason, moved, written_by, written_at });
-            all.push(Overview { name, look: Look { generation, roster, lives }, last });
+            all.push(Overview { name, look: Look { generation, roster, lives, own_beat: None }, last });
         }
         connection.close().await.ok();
         Ok(all)
@@ -157,6 +161,13 @@ async fn lives(
         if is_free { Life::Ended } else { Life::Beats(beat.map(i64::unsigned_abs)) }
     };
     Ok(names().map(str::to_owned).zip(lives.into_iter().map(life)).collect())
+}
+
+/// A member's last sign of life.
+async fn own_beat(connection: &mut PgConnection, member: &str) -> Result<Option<u64>, sqlx::Error> {
+    let beat = sqlx::query_scalar("SELECT beat FROM projectionist.workers WHERE owner = $1").bind(owner_of(member));
+    let beat: Option<i64> = beat.fetch_optional(connection).await?;
+    Ok(beat.map(i64::unsigned_abs))
 }
 
 /// The advisory lock of a member.

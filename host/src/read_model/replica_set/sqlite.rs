@@ -56,7 +56,12 @@ impl Place {
 
 impl Membership for Place {
     fn look(&mut self) -> Result<Look, DatabaseError> {
-        look(&self.connection, &self.path)
+        let look = look(&self.connection, &self.path)?;
+        let own_beat = match life(&self.path, &self.member) {
+            Life::Beats(beat) if !look.roster.has(&self.member) => beat,
+            Life::Beats(_) | Life::Ended => None,
+        };
+        Ok(Look { own_beat, ..look })
     }
 
     fn write(&mut self, generation: u64, next: &Next) -> Result<bool, DatabaseError> {
@@ -121,7 +126,7 @@ fn look(connection: &Connection, path: &Path) -> Result<Look, DatabaseError> {
         failed(rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, error.into()))
     })?;
     let lives = roster.members.iter().map(|member| (member.name.clone(), life(path, &member.name))).collect();
-    Ok(Look { generation: generation.unsigned_abs(), roster, lives })
+    Ok(Look { generation: generation.unsigned_abs(), roster, lives, own_beat: None })
 }
 
 /// Writes a roster where the one before it still stands.
