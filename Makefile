@@ -8,7 +8,7 @@ DATABASE := both
 ROUNDS := 5
 CASES :=
 
-.PHONY: help demo build plugins test check chaos bench check-cargo-component check-deploy clean
+.PHONY: help demo build dist plugins test check chaos bench check-cargo-component check-deploy clean
 
 # Where cargo builds; a folder outside the clone may be reused.
 TARGET := $(or $(CARGO_TARGET_DIR),target)
@@ -21,6 +21,9 @@ demo: build ## Run the main job on bundled real events, without a server
 
 build: plugins ## Build target/release/host and target/plugins/NAME.wasm
 	cargo build --release --locked -p projectionist-host --bin host
+
+dist: plugins ## Build target/dist/host, as it is shipped: faster, and slow to build
+	cargo build --profile dist --locked -p projectionist-host --bin host
 
 plugins: ## Build the sample projections for WebAssembly
 	@scripts/build-plugins
@@ -52,9 +55,9 @@ chaos: ## Torment hosts at random: make chaos [SEED=number] [MINUTES=30] [DATABA
 bench: plugins ## Measure the host against loops written by hand: make bench [ROUNDS=5] [CASES="name …"]
 	@scripts/ensure-postgres
 	@scripts/build-plugins tests/plugins
-	cargo build --release --locked -p projectionist-host --bin host
-	cargo build --release --locked -p projectionist-bench
-	@$(TARGET)/release/bench rounds=$(ROUNDS) chart=$(if $(CASES),,docs/bench.svg) $(CASES)
+	cargo build --profile dist --locked -p projectionist-host --bin host
+	cargo build --profile dist --locked -p projectionist-bench
+	@$(TARGET)/dist/bench rounds=$(ROUNDS) chart=$(if $(CASES),,docs/bench.svg) $(CASES)
 
 check-deploy: ## Read everything in deploy/ with the tools made for it
 	@scripts/check-deploy

@@ -27,6 +27,8 @@
 //! The host sends no mail and calls no web service for a plugin: such an effect cannot be rolled back, so it
 //! cannot be exactly once. It is no message broker either: it reads one events table, in its order.
 
+use mimalloc as _; // the allocator of the binary
+
 pub mod append;
 pub mod cli;
 pub mod database;

@@ -4,6 +4,13 @@
 
 use std::process::ExitCode;
 
+use mimalloc::MiMalloc;
+
+/// One thread reads events, another applies and frees them: what that costs is a tenth of the host's time with the system's
+/// allocator, and half of that with this one.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
+
 fn main() -> ExitCode {
     projectionist_host::cli::main()
 }

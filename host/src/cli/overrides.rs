@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::exit::UsageError;
 use crate::partition::Partition;
 use crate::plugin::descriptor::check_name;
-use crate::processor::{OnError, Options};
+use crate::processor::{OnError, Options, Priority};
 
 /// `NAME.KEY=VALUE`
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,6 +30,8 @@ enum What {
     MaxAttempts(u32),
     /// `poll_interval`
     PollInterval(u64),
+    /// `priority`
+    Priority(Priority),
 }
 
 impl FromStr for Override {
@@ -50,7 +52,8 @@ impl FromStr for Override {
             "on_error" => What::OnError(<OnError as clap::ValueEnum>::from_str(value, false)?),
             "max_attempts" => What::MaxAttempts(small(u32::MAX)?),
             "poll_interval" => What::PollInterval(whole(u64::MAX)?),
-            _ => return Err("KEY is workers, batch_size, on_error, max_attempts or poll_interval".to_owned()),
+            "priority" => What::Priority(<Priority as clap::ValueEnum>::from_str(value, false)?),
+            _ => return Err("KEY is workers, batch_size, on_error, max_attempts, poll_interval or priority".to_owned()),
         };
         Ok(Self { projection: projection.to_owned(), what })
     }
@@ -98,6 +101,7 @@ pub fn apply(
             What::BatchSize(size) => options.batch_size = size as usize,
             What::OnError(on_error) => options.on_error = on_error,
             What::MaxAttempts(attempts) => options.max_attempts = attempts,
+            What::Priority(priority) => options.priority = priority,
             What::PollInterval(interval) => options.poll_interval = Duration::from_millis(interval),
         }
     }

@@ -23,9 +23,9 @@ use crate::plugin::{Plugin, PluginSlot};
 use crate::processor::Stop;
 use crate::processor::policy::Until;
 use crate::processor::stop::Slept;
-use crate::read_model::ReadModel;
 use crate::read_model::overview::Overview;
 use crate::read_model::rebuild::{self, Rebuild, Swap};
+use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::Source;
 
 /// A round that took no longer has caught up, and so has one after which no more than a batch is left: that is done by
@@ -164,7 +164,7 @@ impl RebuildCommand {
         loop {
             let began = Instant::now();
             let job = Job { slot: Arc::clone(slot), partitions: partitions.clone(), options };
-            let started = run::start(ground.context, std::slice::from_ref(&job), &ground.stop)?;
+            let started = run::start(ground.context, std::slice::from_ref(&job), CONNECTIONS, &ground.stop)?;
             let watcher = Watcher::start(&ground.projection, started.progress, ground.source.last()?);
             let outcomes = started.supervisor.wait(patience);
             watcher.finish();

@@ -25,9 +25,9 @@ use crate::processor::progress::Crew;
 use crate::processor::replica::Replica;
 use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
-use crate::processor::{OnError, Options, Outcome, Progress, Stop, Supervisor};
-use crate::read_model::ReadModel;
+use crate::processor::{OnError, Options, Outcome, Priority, Progress, Stop, Supervisor};
 use crate::read_model::heartbeat::Heartbeat;
+use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
 use crate::telemetry::metrics::Meter;
 
@@ -69,10 +69,13 @@ pub struct Run {
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
-    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts or poll_interval; may be
-    /// said again
+    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts, poll_interval or priority
+    /// (high, normal or low: who comes first to connections and cores); may be said again
     #[arg(long = "for", value_name = "NAME.KEY=VALUE")]
     overrides: Vec<Override>,
+    /// Connections to write read models with, at most, however many projections and partitions there are
+    #[arg(long, env = "CONNECTIONS", value_name = "N", default_value_t = CONNECTIONS, value_parser = parse_connections)]
+    connections: usize,
     /// How long workers may take to finish their batch when the process is told to stop
     #[arg(long, env = "SHUTDOWN_TIMEOUT", value_name = "SECONDS", default_value_t = 30)]
     shutdown_timeout: u64,
@@ -117,6 +120,14 @@ pub struct LoopOptions {
     stale_after: u64,
 }
 
+/// A server has room for some hundreds.
+fn parse_connections(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(connections @ 1..=1_000) => Ok(connections),
+        _ => Err("say 1 to 1000".to_owned()),
+    }
+}
+
 /// A sign of life comes each second: less than three say nothing.
 fn parse_stale_after(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -136,6 +147,8 @@ impl LoopOptions {
             max_attempts: self.max_attempts,
             stale_after: (self.stale_after > 0).then(|| Duration::from_secs(self.stale_after)),
             until,
+            priority: Priority::Normal,
+            niceness: 0,
         }
     }
 }
@@ -193,7 +206,7 @@ impl Run {
         let shared = self.replicas.shared(&names)?;
         let patience = Duration::from_secs(self.shutdown_timeout);
         let outcomes = if shared.is_empty() {
-            let started = start(context, &jobs, &stop)?;
+            let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
             serve(context, (http, hangups), &started.source, &started.read_model, crew)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
@@ -203,7 +216,7 @@ impl Run {
                 let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
                 return Err(UsageError::new("--for with a replica set", hint).into());
             }
-            let ground = Ground::new(context)?;
+            let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
             serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
             let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
@@ -254,7 +267,12 @@ impl Run {
             let (partitions, options) = overrides::apply(&self.overrides, name, usual, several)?;
             Ok(Job { slot, partitions, options })
         };
-        slots.into_iter().zip(&names).map(job).collect()
+        let mut jobs: Vec<Job> = slots.into_iter().zip(&names).map(job).collect::<anyhow::Result<_>>()?;
+        let highest = jobs.iter().map(|job| job.options.priority).min().unwrap_or_default();
+        for Job { options, .. } in &mut jobs {
+            options.niceness = options.priority.niceness(highest);
+        }
+        Ok(jobs)
     }
 
     /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
@@ -325,11 +343,11 @@ impl Ground {
     ///
     /// # Errors
     /// When one of them cannot be used.
-    fn new(context: &Context) -> anyhow::Result<Self> {
+    fn new(context: &Context, connections: usize) -> anyhow::Result<Self> {
         let runtime = context.runtime.handle();
         let source = source::open(&context.events, runtime)?;
         let feed = Feed::new(Arc::clone(&source), runtime.clone());
-        let read_model = ReadModel::new(&context.read_model, runtime);
+        let read_model = ReadModel::new(&context.read_model, runtime).with_connections(connections);
         read_model.check()?;
         let owner = owner();
         let heartbeat = read_model.beat(&owner)?;
@@ -341,8 +359,8 @@ impl Ground {
 ///
 /// # Errors
 /// When a database cannot be used.
-pub fn start(context: &Context, jobs: &[Job], stop: &Stop) -> anyhow::Result<Started> {
-    let Ground { source, feed, read_model, owner, heartbeat } = Ground::new(context)?;
+pub fn start(context: &Context, jobs: &[Job], connections: usize, stop: &Stop) -> anyhow::Result<Started> {
+    let Ground { source, feed, read_model, owner, heartbeat } = Ground::new(context, connections)?;
     let mut supervisor = Supervisor::new(stop.clone());
     let (mut all, mut workers) = (Vec::new(), Vec::new());
     for Job { slot, partitions, options } in jobs {

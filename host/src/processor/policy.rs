@@ -13,6 +13,27 @@ pub enum OnError {
     Stop,
 }
 
+/// Which projections of a process come first: to its connections, and to the cores.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
+pub enum Priority {
+    /// Before all others
+    High,
+    /// As most do
+    #[default]
+    Normal,
+    /// When the others leave something
+    Low,
+}
+
+impl Priority {
+    /// The niceness of a worker's thread, where `highest` is the highest priority in the process: each step leaves the cores
+    /// to the step above as far as that wants them. A process may lower its threads, and not raise them.
+    #[must_use]
+    pub fn niceness(self, highest: Self) -> i32 {
+        5 * (self as i32 - highest as i32).max(0)
+    }
+}
+
 /// How workers work.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
@@ -28,6 +49,10 @@ pub struct Options {
     pub stale_after: Option<Duration>,
     /// Whether to end when everything that was there at the start has been applied.
     pub until: Until,
+    /// Which projections come first.
+    pub priority: Priority,
+    /// The niceness of the worker's thread.
+    pub niceness: i32,
 }
 
 /// When a worker is done.
@@ -37,4 +62,17 @@ pub enum Until {
     Stopped,
     /// When it has applied everything that was visible when it started.
     CaughtUp,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_the_highest_priority_in_the_process_yields_to_nobody() {
+        assert_eq!(Priority::High.niceness(Priority::High), 0);
+        assert_eq!(Priority::Normal.niceness(Priority::Normal), 0);
+        assert_eq!(Priority::Low.niceness(Priority::Low), 0);
+        assert_eq!([Priority::Normal, Priority::Low].map(|priority| priority.niceness(Priority::High)), [5, 10]);
+    }
 }

@@ -40,7 +40,14 @@ pub(super) fn spawn(
     let name = format!("{} {}", plugin.descriptor.name, worker.partition);
     let progress = Arc::clone(&worker.progress);
     let thread = std::thread::Builder::new().name(name).stack_size(STACK);
+    let niceness = worker.options.niceness;
     thread.spawn(move || {
+        // On Linux that is the thread's own, not the process's.
+        if niceness > 0
+            && let Err(error) = rustix::process::setpriority_process(None, niceness)
+        {
+            tracing::warn!(%error, niceness, "the system does not let this worker yield to others");
+        }
         // A panic of ours ends this worker only; its transaction rolls back with its connection.
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| worker.run(reader)))
             .unwrap_or_else(|_| Outcome::Failed("a worker panicked: this is a bug of the host".to_owned()));

@@ -78,7 +78,7 @@ fn claim_and_carry_out(
 ) -> Result<Vec<(i64, String)>, Unable> {
     // A long replay is a sign of life.
     let _heartbeat = read_model.beat(replaying.by).map_err(|error| Unable::Trouble(error.to_string()))?;
-    let claim = match read_model.claim(slot, replaying.by) {
+    let claim = match read_model.claim(slot, replaying.by, replaying.options.priority) {
         Ok(claim) => claim,
         Err(held @ ClaimError::Held { .. }) => return Err(Unable::Held(held)),
         Err(error) => return Err(Unable::Claim(error)),

@@ -237,7 +237,7 @@ impl Worker {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
         let mut standby = Standby::new(self.options.stale_after, self.frozen.clone());
         loop {
-            match self.read_model.claim(&slot, &self.owner) {
+            match self.read_model.claim(&slot, &self.owner, self.options.priority) {
                 Ok(claim) => return Ok(claim),
                 Err(ClaimError::Held { holders, .. }) => {
                     reader.pause();

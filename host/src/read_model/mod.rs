@@ -29,9 +29,11 @@ pub mod store;
 pub mod unit_of_work;
 pub mod value;
 
+pub use postgres::CONNECTIONS;
 use tokio::runtime::Handle;
 
 use crate::database::{DatabaseError, DatabaseUrl, Postgres};
+use crate::processor::Priority;
 use checkpoint::Slot;
 use claim::Holder;
 use heartbeat::Heartbeat;
@@ -40,8 +42,8 @@ use store::{Claim, ClaimError};
 /// A database that holds read models. Cheap to clone.
 #[derive(Clone, Debug)]
 pub enum ReadModel {
-    /// A schema a projection, and which of them take turns.
-    Postgres(Postgres, postgres::Turns),
+    /// A schema a projection, and what the workers of this process share.
+    Postgres(Postgres, postgres::Shared),
     /// A file a projection, beside this one, and the lock files that this process holds.
     Sqlite(std::path::PathBuf, Handle, sqlite::Locks),
 }
@@ -52,9 +54,19 @@ impl ReadModel {
     pub fn new(url: &DatabaseUrl, runtime: &Handle) -> Self {
         match url {
             DatabaseUrl::Postgres(options) => {
-                Self::Postgres(Postgres::new(options, runtime.clone()), postgres::Turns::default())
+                let database = Postgres::new(options, runtime.clone());
+                Self::Postgres(database.clone(), postgres::Shared::new(database))
             }
             DatabaseUrl::Sqlite(path) => Self::Sqlite(path.clone(), runtime.clone(), sqlite::Locks::default()),
+        }
+    }
+
+    /// With at most so many connections for the workers to write with, where there is a server to connect to.
+    #[must_use]
+    pub fn with_connections(self, connections: usize) -> Self {
+        match self {
+            Self::Postgres(database, shared) => Self::Postgres(database, shared.with_connections(connections)),
+            sqlite @ Self::Sqlite(..) => sqlite,
         }
     }
 
@@ -72,12 +84,13 @@ impl ReadModel {
     /// Claims a partition of a projection for `owner`: a claim outlives no connection and no process, and raises
     /// the epoch, so that whoever held it before cannot commit any more. Where the projection has checkpoints for
     /// another number of partitions and nobody works on those, they are replaced first ([`crate::partition::lineage`]).
+    /// By its priority it comes to a connection before others of the process, where there are too few.
     ///
     /// # Errors
     /// When somebody holds it, or the database fails.
-    pub fn claim(&self, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
+    pub fn claim(&self, slot: &Slot, owner: &str, priority: Priority) -> Result<Claim, ClaimError> {
         match self {
-            Self::Postgres(database, turns) => postgres::PostgresStore::claim(database, turns, slot, owner),
+            Self::Postgres(_, shared) => postgres::PostgresStore::claim(shared, slot, owner, priority),
             Self::Sqlite(base, runtime, locks) => sqlite::SqliteStore::claim(base, slot, owner, runtime, locks),
         }
     }
@@ -100,7 +113,7 @@ impl ReadModel {
     /// When the system has no thread for it.
     pub fn beat(&self, owner: &str) -> std::io::Result<Heartbeat> {
         match self {
-            Self::Postgres(database, _) => postgres::beat(database.clone(), owner),
+            Self::Postgres(_, shared) => postgres::beat(shared, owner),
             Self::Sqlite(_, _, locks) => sqlite::beat(locks.clone()),
         }
     }

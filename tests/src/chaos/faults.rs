@@ -206,17 +206,8 @@ fn zombie(stage: &mut Stage<'_>, random: &mut Random) {
     let Some(slot) = victim(stage, random) else { return };
     let Some(pid) = stage.fleet.member(slot).map(|member| member.pid()) else { return };
     stage.fleet.freeze(slot, time);
-    let mut sessions = Vec::new();
-    for projection in PROJECTIONS {
-        let owned = stage.setup.checkpoints(projection);
-        let owned = owned.into_iter().filter(|checkpoint| checkpoint.owner.ends_with(&format!("/{pid}")));
-        sessions.extend(owned.map(|one| format!("'projectionist {projection} {} of {}'", one.key, one.total)));
-    }
-    if !sessions.is_empty() {
-        let holds = "EXISTS (SELECT FROM pg_locks WHERE pg_locks.pid = pg_stat_activity.pid
-                             AND locktype = 'advisory' AND granted)";
-        end_sessions(stage, &format!("{holds} AND application_name IN ({})", sessions.join(", ")));
-    }
+    // What it writes with stays: the zombie may still try to commit.
+    end_sessions(stage, &format!("application_name LIKE 'projectionist claims %/{pid}'"));
 }
 
 /// Ends the server's sessions that this condition finds.
@@ -238,6 +229,7 @@ fn end_backends(stage: &mut Stage<'_>, random: &mut Random) {
         "application_name LIKE 'projectionist alpha %'",
         "application_name LIKE 'projectionist beta %'",
         "application_name IN ('projectionist source', 'projectionist listen')",
+        "application_name LIKE 'projectionist claims %'",
         "application_name NOT LIKE 'projectionist%'",
         "pid % 2 = 0",
     ];

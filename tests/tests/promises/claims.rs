@@ -192,7 +192,7 @@ fn a_worker_whose_connection_is_lost_is_replaced_by_the_one_that_stands_by() {
     let mut second = follow(&setup, &["--stale-after", "0"]);
     second.wait_for_log("standing by");
     let end = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-               WHERE datname = current_database() AND application_name = 'projectionist saboteur 0 of 1'
+               WHERE datname = current_database() AND application_name LIKE 'projectionist claims %'
                  AND pid IN (SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND granted)";
     assert_eq!(setup.connect().value(end), "1");
     setup.insert(&[note("b")]);

@@ -94,7 +94,7 @@ fn a_mistake_is_told_with_its_line() {
             2,
             "there is no key file",
             "there are: plugin, digest, settings, only_aggregate_type, redact_payload, grant_read, max_lag, workers, batch_size, \
-             on_error, max_attempts, poll_interval",
+             on_error, max_attempts, poll_interval, priority",
         ),
         (
             "[projections.x]\nworkers = 0",

@@ -11,6 +11,7 @@ mod chaos;
 mod claims;
 mod config_file;
 mod configuration;
+mod connections;
 mod dashboard;
 mod dead_letter_tools;
 mod dead_letters;

@@ -86,7 +86,7 @@ struct Reading<'file> {
 pub(super) const ADDRESSED: [&str; 4] = ["only_aggregate_type", "redact_payload", "grant_read", "max_lag"];
 
 /// Those that `--for` takes.
-const OVERRIDES: [&str; 5] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval"];
+const OVERRIDES: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];
 
 impl Config {
     /// Reads a file, for the options of this command line.

@@ -17,7 +17,8 @@ use crate::partition::Partition;
 use crate::plugin::{Plugin, PluginSlot};
 use crate::processor::policy::Until;
 use crate::processor::stop::Slept;
-use crate::processor::{OnError, Options, Outcome, Progress, Stop};
+use crate::processor::{OnError, Options, Outcome, Priority, Progress, Stop};
+use crate::read_model::CONNECTIONS;
 use crate::read_model::heartbeat::Heartbeat;
 use crate::source;
 
@@ -71,12 +72,19 @@ impl Round {
             on_error: OnError::Skip,
             max_attempts: 2,
             stale_after: None,
+            priority: Priority::Normal,
+            niceness: 0,
             until: Until::Stopped,
         };
         let slot = Arc::new(PluginSlot::new(plugin));
         let plugin = slot.get();
         let stop = Stop::default();
-        let started = run::start(&context, &[Job { slot, partitions: vec![Partition::new(0, 1)?], options }], &stop)?;
+        let started = run::start(
+            &context,
+            &[Job { slot, partitions: vec![Partition::new(0, 1)?], options }],
+            CONNECTIONS,
+            &stop,
+        )?;
         let progress = started.progress.into_iter().next().context("no worker was started")?;
         let (sender, ended) = channel();
         std::thread::Builder::new().name("wait for the worker".into()).spawn(move || {

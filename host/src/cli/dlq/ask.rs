@@ -21,7 +21,7 @@ use crate::plugin::Plugin;
 use crate::processor::policy::Until;
 use crate::processor::replay::Replaying;
 use crate::processor::unattended::{self, Unable};
-use crate::processor::{OnError, Options, Stop};
+use crate::processor::{OnError, Options, Priority, Stop};
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::dead_letters::{Asked, Letters, ParkedAggregate};
@@ -199,6 +199,8 @@ impl Asking {
             on_error: OnError::Park,
             max_attempts: self.max_attempts,
             stale_after: None,
+            priority: Priority::Normal,
+            niceness: 0,
             until: Until::CaughtUp,
         }
     }

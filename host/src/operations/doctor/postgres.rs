@@ -253,8 +253,7 @@ async fn read_model(connection: &mut PgConnection, name: &str, findings: &mut Fi
                  round(extract(epoch FROM now() - beat_at)))
          FROM projectionist.checkpoints JOIN projectionist.workers USING (owner)
          WHERE beat_at < now() - interval '10 seconds'
-           AND EXISTS (SELECT FROM pg_stat_activity WHERE application_name
-                       = left(format('projectionist %s %s of %s', projection, partition_key, total_partitions), 63))",
+           AND EXISTS (SELECT FROM pg_stat_activity WHERE application_name = left('projectionist claims ' || owner, 63))",
     )
     .fetch_all(connection)
     .await?;

@@ -14,9 +14,9 @@ mod tree;
 mod types;
 
 use std::cell::Cell;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fnv::FnvHashMap;
 use sqlparser::ast::{ObjectType, SetExpr, Statement, Visit as _};
@@ -61,10 +61,32 @@ pub struct Judged {
     pub sql: String,
     /// What it does.
     pub kind: Kind,
-    /// Different for different texts, and small: what the stores know a prepared statement by.
+    /// The text's number in this process, different for different texts: what sessions know a prepared statement by,
+    /// whichever of a projection's workers has prepared it.
     pub number: u32,
     /// How it is sent with several rows, where it can be.
     pub multi_row: Option<MultiRow>,
+}
+
+/// How many texts have a number at a time. A projection that makes up texts without end does not fill the memory.
+const NUMBERED: usize = 16_384;
+
+/// The number of a text. A number is given once; a text gets another one when so many came in between that it was
+/// forgotten.
+fn number_of(sql: &str) -> u32 {
+    static NUMBERS: Mutex<(u32, BTreeMap<String, u32>)> = Mutex::new((0, BTreeMap::new()));
+    let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (next, known) = &mut *numbers;
+    if let Some(number) = known.get(sql) {
+        return *number;
+    }
+    if known.len() >= NUMBERED {
+        known.clear();
+    }
+    let number = *next;
+    *next = next.wrapping_add(1);
+    known.insert(sql.to_owned(), number);
+    number
 }
 
 /// Judges the statements of one projection.
@@ -81,8 +103,6 @@ pub struct Guard {
     /// The last few that were asked for: a projection runs the same two or three statements over and over, and to
     /// compare a text with them costs a tenth of what it costs to hash it.
     recent: VecDeque<Arc<Judged>>,
-    /// The number of the next verdict.
-    next: u32,
 }
 
 impl Guard {
@@ -93,7 +113,7 @@ impl Guard {
             Dialect::Postgres => projection.to_owned(),
             Dialect::Sqlite => "main".to_owned(),
         };
-        Self { dialect, schema, grants: Vec::new(), verdicts: FnvHashMap::default(), recent: VecDeque::new(), next: 0 }
+        Self { dialect, schema, grants: Vec::new(), verdicts: FnvHashMap::default(), recent: VecDeque::new() }
     }
 
     /// Lets the projection read these tables, too.
@@ -128,8 +148,7 @@ impl Guard {
             return Ok(Arc::clone(judged));
         }
         let (kind, multi_row) = self.look_at(sql)?;
-        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: self.next, multi_row });
-        self.next += 1;
+        let judged = Arc::new(Judged { sql: sql.to_owned(), kind, number: number_of(sql), multi_row });
         if self.verdicts.len() >= KEPT {
             self.verdicts.clear();
         }

@@ -1,7 +1,7 @@
 //! Claiming a partition in a Postgres read model: see [`super::super::claim`] for the rules.
 //!
-//! Who works on a partition holds an advisory lock in the session that also writes for it. The lock ends with
-//! the session: when the process dies, when its connection is lost, when the server restarts.
+//! Who works on a partition holds an advisory lock, in the one session of its process that holds all its locks
+//! ([`super::locks`]). It ends with that session: when the process dies, when its connection is lost, when the server restarts.
 
 use std::hash::Hasher as _;
 
@@ -12,14 +12,17 @@ use super::super::checkpoint::{Epoch, Slot, Term};
 use super::super::claim::{Claimed, Found, Holder, Plan, Replacement, UNNAMED, Written};
 use super::super::dead_letter::{Aggregate, Parked};
 use super::super::store::{Claim, ClaimError};
+use super::PostgresStore;
 use super::fence::Fence;
+use super::lease::Lease;
+use super::locks::Lock;
 use super::role::Role;
-use super::store::search_path;
-use super::{PostgresStore, Turns};
+use super::shared::Shared;
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
 use crate::event::Position;
 use crate::partition::lineage::Lineage;
+use crate::processor::Priority;
 
 /// Sees that the database is there and migrated.
 ///
@@ -35,47 +38,80 @@ pub fn check(database: &Postgres) -> Result<(), DatabaseError> {
 }
 
 impl PostgresStore {
-    /// Claims a partition with a connection of its own.
+    /// Claims a partition.
     ///
     /// # Errors
     /// As [`super::super::ReadModel::claim`].
-    pub fn claim(database: &Postgres, turns: &Turns, slot: &Slot, owner: &str) -> Result<Claim, ClaimError> {
-        let failed = |source| database.error("claiming a partition", source);
-        database.block_on(async {
-            let application = format!("projectionist {} {}", slot.projection, slot.partition);
-            let mut term = Term::default();
-            loop {
-                let mut connection = database.connect(&application).await?;
-                term = recorded_term(&mut connection, slot).await.map_err(failed)?.unwrap_or(term);
-                if !try_lock(&mut connection, lock_key(slot, term)).await.map_err(failed)? {
-                    let holder = holder(&mut connection, slot).await.map_err(failed)?;
-                    connection.close().await.ok();
-                    return Err(ClaimError::Held { slot: slot.clone(), holders: vec![holder] });
-                }
-                settle(&mut connection, slot).await.map_err(failed)?;
-                let claimed = match write_claim(&mut connection, slot, owner, term).await.map_err(failed)? {
-                    Written::Claimed(claimed) => claimed,
-                    // The lock that was free is not the one that counts; with the session it is let go.
-                    Written::OtherTerm(other) => {
-                        connection.close().await.ok();
-                        term = other;
-                        continue;
-                    }
-                    Written::Held(holders) => {
-                        connection.close().await.ok();
-                        return Err(ClaimError::Held { slot: slot.clone(), holders });
-                    }
-                };
-                let Claimed { position, epoch, lineage } = claimed;
-                let parked = parked(&mut connection, slot).await.map_err(failed)?;
-                let role = Role::ensure(database, &mut connection, &slot.projection).await?;
-                let turn = turns.of(&slot.projection);
-                let fence = Fence::new(slot, epoch, &lineage);
-                let store = Self::new(database.clone(), connection, slot.clone(), position, fence, turn, role);
-                return Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) });
-            }
-        })
+    pub fn claim(shared: &Shared, slot: &Slot, owner: &str, priority: Priority) -> Result<Claim, ClaimError> {
+        let mut lease = Lease::new(shared, slot, owner, priority);
+        // Another worker of this process may be in its `migrate`, which the claim would wait for in the database.
+        lease.be_alone();
+        let claimed = claim(shared, &mut lease, slot, owner)?;
+        lease.end(true);
+        let Ours { lock, role, claimed: Claimed { position, epoch, lineage }, parked } = claimed;
+        lease.claimed(lock, role.clone());
+        let fence = Fence::new(slot, epoch, &lineage);
+        let store = Self::new(lease, slot.clone(), position, fence, role);
+        Ok(Claim { position, lineage, epoch, parked, store: Box::new(store) })
     }
+}
+
+/// A claim that was made.
+struct Ours {
+    /// Holds it.
+    lock: Lock,
+    /// Whom the projection's statements run as.
+    role: Role,
+    /// How far the partition is.
+    claimed: Claimed,
+    /// Which aggregates are parked.
+    parked: Parked,
+}
+
+/// What an attempt has led to.
+enum Attempt {
+    /// The partition is ours.
+    Claimed(Ours),
+    /// The lock that was free is not the one that counts, and is let go.
+    OtherTerm(Term),
+    /// Somebody works.
+    Held(Vec<Holder>),
+}
+
+/// Takes the lock that counts, and writes the claim.
+fn claim(shared: &Shared, lease: &mut Lease, slot: &Slot, owner: &str) -> Result<Ours, ClaimError> {
+    let mut term = Term::default();
+    loop {
+        match lease.claim(async |connection| attempt(shared, connection, slot, owner, term).await)? {
+            Attempt::Claimed(ours) => return Ok(ours),
+            Attempt::OtherTerm(other) => term = other,
+            Attempt::Held(holders) => return Err(ClaimError::Held { slot: slot.clone(), holders }),
+        }
+    }
+}
+
+/// Tries to claim in a term, or in the one on record.
+async fn attempt(
+    shared: &Shared,
+    connection: &mut PgConnection,
+    slot: &Slot,
+    owner: &str,
+    term: Term,
+) -> Result<Attempt, DatabaseError> {
+    let failed = |source| shared.database.error("claiming a partition", source);
+    let term = recorded_term(connection, slot).await.map_err(failed)?.unwrap_or(term);
+    let Some(lock) = shared.locks.try_lock(owner, lock_key(slot, term)).await? else {
+        return Ok(Attempt::Held(vec![holder(connection, slot).await.map_err(failed)?]));
+    };
+    Ok(match write_claim(connection, slot, owner, term).await.map_err(failed)? {
+        Written::Claimed(claimed) => {
+            let parked = parked(connection, slot).await.map_err(failed)?;
+            let role = Role::ensure(&shared.database, connection, &slot.projection).await?;
+            Attempt::Claimed(Ours { lock, role, claimed, parked })
+        }
+        Written::OtherTerm(other) => Attempt::OtherTerm(other),
+        Written::Held(holders) => Attempt::Held(holders),
+    })
 }
 
 /// The advisory lock of a partition in a term: 64 bits of its name, so that it collides with nobody's by accident.
@@ -89,11 +125,6 @@ pub(in super::super) fn lock_key(slot: &Slot, term: Term) -> i64 {
     hasher.finish().cast_signed()
 }
 
-/// Takes a lock for this session, if it is free.
-async fn try_lock(connection: &mut PgConnection, key: i64) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)").bind(key).fetch_one(connection).await
-}
-
 /// The advisory locks that are held in this database now, ours among them.
 pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<i64>, sqlx::Error> {
     // A lock on a bigint shows as its two halves, with objsubid 1.
@@ -104,18 +135,6 @@ pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<
     )
     .fetch_all(connection)
     .await
-}
-
-/// Makes the session what the rest of this module relies on, whatever the server's or the user's defaults are.
-async fn settle(connection: &mut PgConnection, slot: &Slot) -> Result<(), sqlx::Error> {
-    let settings = format!(
-        // Temporary tables would otherwise be found before anybody else's, the catalogue's included.
-        "{}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
-         SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning;
-         SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off",
-        search_path(&slot.projection)
-    );
-    sqlx::raw_sql(AssertSqlSafe(settings)).execute(connection).await.map(drop)
 }
 
 /// Which lock stands for the partition, if it has a row.
@@ -182,6 +201,8 @@ async fn write_claim(
         Plan::Replace(replacement) => {
             let holders = holders(&mut transaction, &slot.projection, &replacement).await?;
             if !holders.is_empty() {
+                // Not left to whoever has the session next: the lock on the row would stay.
+                transaction.rollback().await?;
                 return Ok(Written::Held(holders));
             }
             // Once more, as they are deleted: nobody works on them, but what somebody sent before may have come in.

@@ -1,7 +1,9 @@
 //! Read models in Postgres: a schema a projection; the host's tables in the schema `projectionist`.
 //!
-//! [`store`] is the transaction, [`fence`] what moves the checkpoint in it, [`turns`] who takes turns, [`claim`] the advisory
-//! lock that says who works, [`takeover`] how a frozen worker is replaced, [`statements`] how statements are prepared and their parameters written, [`decode`] how columns are read.
+//! [`claim`] is who works, [`locks`] the connection that holds it, [`takeover`] how a frozen worker is replaced. [`store`] is the
+//! transaction, [`fence`] what moves the checkpoint in it. It runs in a [`session`] that a worker has on [`lease`] from the
+//! [`pool`], and [`turns`] is who does so one after the other; [`shared`] is all of that, of a process. [`prepared`] are the
+//! statements that a session knows, [`statements`] those that are kept until they go off, [`decode`] how columns are read.
 //! [`role`] is whom a projection's statements run as, [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
 mod claim;
@@ -9,10 +11,15 @@ mod dead_letters;
 mod decode;
 mod fence;
 mod grants;
+mod lease;
 mod literal;
+mod locks;
+mod pool;
+mod prepared;
 mod replays;
 mod role;
 mod session;
+mod shared;
 mod statements;
 mod store;
 mod takeover;
@@ -22,9 +29,10 @@ pub use claim::check;
 pub(super) use claim::{found_and_deleted, held, lock_key};
 pub use dead_letters::PostgresLetters;
 pub(super) use grants::all as all_grants;
+pub use pool::CONNECTIONS;
+pub use shared::Shared;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
-pub use turns::Turns;
 
 use sqlx::postgres::PgDatabaseError;
 

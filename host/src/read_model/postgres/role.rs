@@ -83,9 +83,7 @@ impl Role {
             done.map_err(|source| refused(database, &found, projection, &statements, source))?;
         }
         transaction.commit().await.map_err(failed)?;
-        let role = Self(found.role);
-        sqlx::raw_sql(AssertSqlSafe(role.prepare_leave())).execute(connection).await.map_err(failed)?;
-        Ok(role)
+        Ok(Self(found.role))
     }
 
     /// Looks at what is there.
@@ -136,7 +134,7 @@ impl Role {
     }
 
     /// Prepares [`LEAVE`]: one statement for both, because each costs some microseconds a transaction.
-    fn prepare_leave(&self) -> String {
+    pub(super) fn prepare_leave(&self) -> String {
         let name = self.0.replace('\'', "''");
         format!(
             "PREPARE projectionist_leave AS

@@ -6,17 +6,24 @@
 //! it waits for that first, and is told if it failed. Nothing overtakes: there is one connection, and one message at a
 //! time.
 
+use std::future::Future;
+use std::time::{Duration, Instant};
+
 use futures_util::TryStreamExt as _;
 use sqlx::postgres::PgRow;
-use sqlx::{AssertSqlSafe, Column as _, Either, PgConnection, Row as _, ValueRef as _};
+use sqlx::{AssertSqlSafe, Column as _, Connection as _, Either, Executor as _, PgConnection, Row as _, ValueRef as _};
 use tokio::task::JoinHandle;
 
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, Value, sqlstate};
+use super::pool::Room;
+use super::prepared::Known;
+use super::role::Role;
 use super::statements::{Message, Part};
+use super::store::search_path;
+use super::takeover::sessions_key;
 use super::{decode, sql_error};
-use crate::database::Postgres;
-use crate::telemetry::metrics::OpenConnection;
+use crate::database::{DatabaseError, Postgres};
 
 /// How many bytes are kept before they go off: some hundred rows, a few milliseconds of work for the server.
 pub(super) const AHEAD_AT: usize = 32 << 10;
@@ -30,6 +37,13 @@ pub(super) struct SendError {
     pub(super) at: usize,
     /// Which statement that was; nothing for the host's own, or for a part that was not reached.
     pub(super) part: Option<Part>,
+}
+
+impl SendError {
+    /// Of a message that was not sent.
+    pub(super) fn before(error: SqlError) -> Self {
+        Self { error, at: 0, part: None }
+    }
 }
 
 /// Whether somebody asked for the rows of a message's last statement.
@@ -52,39 +66,145 @@ pub(super) struct Session {
     connection: Option<Box<PgConnection>>,
     /// A message.
     on_its_way: Option<OnItsWay>,
-    /// Counts it.
-    _open: OpenConnection,
+    /// What it is set to.
+    settings: Settings,
+    /// What is prepared in it.
+    pub(super) known: Known,
+    /// What the projection's tables were like when that was prepared.
+    pub(super) tables: String,
+    /// Whether it is gone, or cannot be told to be what it was.
+    is_lost: bool,
+    /// Since when nobody has it.
+    pub(super) rests_since: Instant,
+    /// Its place among the sessions of the process.
+    _room: Room,
+}
+
+/// What a session is set to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Settings {
+    /// Where names are looked up.
+    pub(super) schema: String,
+    /// The process that it works for.
+    pub(super) owner: String,
+    /// What it is called in `pg_stat_activity`: the worker that has it.
+    pub(super) application: String,
+    /// Whom the projection's statements run as; nobody yet.
+    pub(super) role: Option<Role>,
+    /// How long a statement may run.
+    pub(super) time: Option<Duration>,
 }
 
 impl Session {
-    /// A session on this connection.
-    pub(super) fn new(database: Postgres, connection: PgConnection) -> Self {
-        let open = OpenConnection::count();
-        Self { database, connection: Some(Box::new(connection)), on_its_way: None, _open: open }
-    }
-
-    /// Runs something on the connection.
+    /// Opens one, and makes it what the rest of this module relies on.
     ///
     /// # Errors
-    /// When it fails, or a message that was on its way has.
-    pub(super) fn run<T>(
-        &mut self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>,
-    ) -> Result<T, SqlError> {
-        self.try_run(async |connection| work(connection).await.map_err(|error| sql_error(&error)))
+    /// When the server cannot be reached.
+    pub(super) fn open(database: &Postgres, room: Room, settings: Settings) -> Result<Self, DatabaseError> {
+        database.block_on(async {
+            let mut connection = database.connect(&settings.application).await?;
+            let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(settings.all()))).await;
+            done.map_err(|source| database.error("setting up a session", source))?;
+            Ok(Self {
+                database: database.clone(),
+                connection: Some(Box::new(connection)),
+                on_its_way: None,
+                settings,
+                known: Known::default(),
+                tables: String::new(),
+                is_lost: false,
+                rests_since: Instant::now(),
+                _room: room,
+            })
+        })
     }
 
-    /// As [`Session::run`], for what words its own errors.
+    /// Makes it what its next owner wants it to be. Most of the time, it is.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn set(&mut self, settings: &Settings) -> Result<(), SqlError> {
+        if self.settings == *settings {
+            return Ok(());
+        }
+        let change = self.settings.change_to(settings);
+        let known = &mut self.known;
+        let connection = self.connection.as_mut().ok_or_else(gone)?;
+        let set = self.database.block_on(async {
+            if change == Change::Everything {
+                // What another projection has left in the session goes, and what the driver remembers of it.
+                known.forget();
+                connection.clear_cached_statements().await?;
+                connection.execute("DISCARD ALL").await?;
+            }
+            let sql = match change {
+                Change::Everything => settings.all(),
+                Change::Some(sql) => sql,
+            };
+            connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop)
+        });
+        match set {
+            Ok(()) => {
+                self.settings.clone_from(settings);
+                Ok(())
+            }
+            Err(error) => {
+                self.is_lost = true;
+                Err(sql_error(&error))
+            }
+        }
+    }
+
+    /// Whose names it looks up.
+    pub(super) fn schema(&self) -> &str {
+        &self.settings.schema
+    }
+
+    /// Who had it last.
+    pub(super) fn application(&self) -> &str {
+        &self.settings.application
+    }
+
+    /// Whether it can be given to somebody else: nothing is on its way in it.
+    pub(super) fn is_well(&self) -> bool {
+        !self.is_lost && self.on_its_way.is_none() && self.connection.is_some()
+    }
+
+    /// Runs something on the connection, and what is prepared there, for as long as the claim lasts.
     ///
     /// # Errors
     /// When it fails, or a message that was on its way has.
     pub(super) fn try_run<T>(
         &mut self,
-        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SqlError>,
+        lost: impl Future<Output = ()>,
+        work: impl AsyncFnOnce(&mut PgConnection, &mut Known) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
         self.arrive().map_err(|failed| failed.error)?;
         let connection = self.connection.as_mut().ok_or_else(gone)?;
-        self.database.block_on(work(connection))
+        let known = &mut self.known;
+        let done = self.database.block_on(async {
+            tokio::select! {
+                biased;
+                done = work(connection, known) => done,
+                () = lost => Err(gone()),
+            }
+        });
+        self.heed(done.as_ref().err());
+        done
+    }
+
+    /// Runs the host's own work of a claim. After an error nobody knows what state it is in.
+    ///
+    /// # Errors
+    /// When the work fails.
+    pub(super) fn as_host<T>(
+        &mut self,
+        work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DatabaseError>,
+    ) -> Result<T, DatabaseError> {
+        let Some(connection) = self.connection.as_mut() else { unreachable!("nothing is on its way") };
+        let done = self.database.block_on(work(connection));
+        self.is_lost |= done.is_err();
+        done
     }
 
     /// Sends a message and waits; gives the result of its last statement, if somebody asked for it.
@@ -93,24 +213,42 @@ impl Session {
     /// When it fails, or a message that was on its way has.
     pub(super) fn send(
         &mut self,
+        lost: impl Future<Output = ()>,
         message: Message,
         answer: Answer,
         limits: StatementLimits,
     ) -> Result<Rowset, SendError> {
         self.arrive()?;
-        let connection = self.connection.as_mut().ok_or_else(lost)?;
-        self.database.block_on(exchange(connection, message, answer, limits))
+        let connection = self.connection.as_mut().ok_or_else(lost_message)?;
+        let sent = self.database.block_on(async {
+            tokio::select! {
+                biased;
+                sent = exchange(connection, message, answer, limits) => sent,
+                () = lost => Err(lost_message()),
+            }
+        });
+        self.heed(sent.as_ref().err().map(|failed| &failed.error));
+        sent
     }
 
     /// Sends a message, and does not wait for it, but for the one before it.
     ///
     /// # Errors
     /// When the one before it has failed.
-    pub(super) fn send_ahead(&mut self, message: Message, limits: StatementLimits) -> Result<(), SendError> {
+    pub(super) fn send_ahead(
+        &mut self,
+        lost: impl Future<Output = ()> + Send + 'static,
+        message: Message,
+        limits: StatementLimits,
+    ) -> Result<(), SendError> {
         self.arrive()?;
-        let mut connection = self.connection.take().ok_or_else(lost)?;
+        let mut connection = self.connection.take().ok_or_else(lost_message)?;
         self.on_its_way = Some(self.database.runtime().spawn(async move {
-            let answer = exchange(&mut connection, message, Answer::Unwanted, limits).await;
+            let answer = tokio::select! {
+                biased;
+                answer = exchange(&mut connection, message, Answer::Unwanted, limits) => answer,
+                () = lost => Err(lost_message()),
+            };
             (connection, answer)
         }));
         Ok(())
@@ -123,9 +261,66 @@ impl Session {
     pub(super) fn arrive(&mut self) -> Result<(), SendError> {
         let Some(on_its_way) = self.on_its_way.take() else { return Ok(()) };
         // A panic in there is a bug of ours, and the connection went with it.
-        let (connection, answer) = self.database.block_on(on_its_way).map_err(|_| lost())?;
+        let (connection, answer) = self.database.block_on(on_its_way).map_err(|_| lost_message())?;
         self.connection = Some(connection);
+        self.heed(answer.as_ref().err().map(|failed| &failed.error));
         answer.map(drop)
+    }
+
+    /// Takes note of an error after which the session is of no use to anybody.
+    fn heed(&mut self, error: Option<&SqlError>) {
+        let ends = |code: &str| code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03");
+        self.is_lost |= error.is_some_and(|error| ends(&error.code));
+    }
+}
+
+/// What has to be done to a session.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// It was another projection's.
+    Everything,
+    /// These statements.
+    Some(String),
+}
+
+impl Settings {
+    /// All that makes a new session this, whatever the server's or the user's defaults are.
+    fn all(&self) -> String {
+        let of = Self { schema: self.schema.clone(), owner: self.owner.clone(), ..Self::default() };
+        let Change::Some(rest) = of.change_to(self) else { unreachable!("the schema is the same") };
+        format!(
+            // Temporary tables would otherwise be found before anybody else's, the catalogue's included.
+            "{}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
+             SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning;
+             SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
+             SELECT pg_advisory_lock_shared({}); {rest}",
+            search_path(&self.schema),
+            sessions_key(&self.owner)
+        )
+    }
+
+    /// What makes one session the other.
+    fn change_to(&self, to: &Self) -> Change {
+        if self.schema != to.schema || self.owner != to.owner || (self.role.is_some() && self.role != to.role) {
+            return Change::Everything;
+        }
+        let mut sql = String::new();
+        if self.application != to.application {
+            sql.push_str(&format!("SET application_name = '{}';", to.application.replace('\'', "''")));
+        }
+        if let Some(time) = to.time
+            && self.time != to.time
+        {
+            // Who waits for a lock that long waits for somebody else, and the event is not to blame: told apart by coming first.
+            let (time, wait) = (time.as_millis(), (time / 2).as_millis().max(1));
+            sql.push_str(&format!("SET statement_timeout = {time}; SET lock_timeout = {wait};"));
+        }
+        if let Some(role) = &to.role
+            && self.role.is_none()
+        {
+            sql.push_str(&role.prepare_leave());
+        }
+        Change::Some(sql)
     }
 }
 
@@ -135,7 +330,7 @@ fn gone() -> SqlError {
 }
 
 /// The same, of a message.
-fn lost() -> SendError {
+fn lost_message() -> SendError {
     SendError { error: gone(), at: 0, part: None }
 }
 

@@ -1,71 +1,34 @@
-//! Statements of a projection, prepared once a connection, and kept until there is reason to send them.
+//! Statements of a projection, kept until there is reason to send them.
 //!
 //! Kept statements become one message, `EXECUTE p0('…', …); EXECUTE p1(…); …`, so that a batch costs a round trip
-//! or two however many statements it has. Preparing goes through the extended protocol, which takes one
-//! statement and no more, and PREPARE itself takes rows' statements only; what comes after it in a message is
+//! or two however many statements it has. Preparing ([`super::prepared`]) goes through the extended protocol, which takes
+//! one statement and no more, and PREPARE itself takes rows' statements only; what comes after it in a message is
 //! nothing but names of ours and quoted literals.
 //!
 //! A run of one INSERT becomes one statement of several rows where [`MultiRow`] says so: `EXECUTE p0x(E'{…}', E'{…}');`,
-//! an array for each parameter.
+//! an array for each parameter. Postgres refuses to write a row twice in one statement. So where rows with other keys may
+//! overtake each other, what comes for a key once more goes into another layer, and the layers go off one after the other:
+//! each key keeps its order, and most of the rows are in the first.
 
 use std::fmt::Write as _;
 
-use fnv::{FnvHashMap, FnvHashSet};
-use sqlx::{AssertSqlSafe, Executor as _, PgConnection};
+use fnv::FnvHashMap;
 
 use super::super::guard::Judged;
-use super::super::multi_row;
 #[cfg(doc)]
 use super::super::multi_row::MultiRow;
 use super::super::value::{SqlError, Value, sqlstate};
+use super::literal;
 use super::literal::Form;
-use super::{literal, sql_error};
+use super::prepared::{Known, Prepared, Several};
 
-/// How many statements stay prepared. A projection that makes up texts without end does not fill the server.
-const PREPARED: usize = 512;
-
-/// How much of a statement an error quotes.
-const QUOTED: usize = 160;
-
-/// How often a statement comes before it is prepared for several rows.
-const AGAIN: usize = 8;
-
-/// A statement that the connection knows.
-#[derive(Debug)]
-struct Prepared {
-    /// The types of its parameters: OID, and the name for messages.
-    parameters: Vec<(u32, String)>,
-    /// The beginning of its text, for errors.
-    text: String,
-    /// Whether it can be sent with several rows.
-    several: Several,
-    /// Whether the server knows it for several rows; also when that is not used any more.
-    is_made: bool,
-    /// Table and key columns of the rows it writes, where it can: what two statements of one run have in common.
-    writes: Option<(String, Vec<String>)>,
-}
-
-/// Whether a statement can be sent with several rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Several {
-    /// Never, or not any more.
-    Never,
-    /// Nobody has asked the database yet; so often it was kept.
-    Perhaps(usize),
-    /// It can, and is prepared for it.
-    Prepared {
-        /// Whether rows with other keys, also of other statements, may come before it.
-        any_order: bool,
-    },
-}
-
-/// Rows for one table, each with another key, not yet in the message.
+/// Rows for one table, not yet in the message.
 #[derive(Debug, Default)]
 struct Run {
-    /// By statement.
-    groups: Vec<Group>,
-    /// The keys of all rows, as literals.
-    keys: FnvHashSet<String>,
+    /// By layer and statement; in a layer each row has another key.
+    layers: Vec<Vec<Group>>,
+    /// How often each key is there, as literals.
+    keys: FnvHashMap<String, usize>,
     /// Whether one of the keys may be another's, in other words (1.0 and 1.00).
     is_inexact: bool,
     /// How many bytes they take.
@@ -86,11 +49,9 @@ struct Group {
 /// A part of a message: which statement, and how many rows it has; nothing for the host's own.
 pub(super) type Part = Option<(u32, usize)>;
 
-/// The statements of one connection.
+/// The statements that a worker has kept.
 #[derive(Debug, Default)]
 pub(super) struct Statements {
-    /// By [`Judged::number`].
-    prepared: FnvHashMap<u32, Prepared>,
     /// What was kept, as one message.
     message: String,
     /// Which statement each part of the message is.
@@ -113,101 +74,9 @@ pub(super) struct Message {
 }
 
 impl Statements {
-    /// Prepares a statement. Nothing is kept at that time.
-    pub(super) async fn prepare(&mut self, connection: &mut PgConnection, judged: &Judged) -> Result<(), SqlError> {
-        if self.prepared.len() >= PREPARED {
-            self.deallocate(connection).await?;
-        }
-        let text: String = judged.sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(QUOTED).collect();
-        let failed = |error: sqlx::Error| within(sql_error(&error), &text);
-        let prepare = format!("PREPARE p{} AS {}", judged.number, judged.sql);
-        sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
-        let parameters: Vec<(i64, String)> = sqlx::query_as(
-            "SELECT parameter.type::oid::int8, format_type(parameter.type::oid, NULL)
-             FROM pg_prepared_statements, unnest(parameter_types) WITH ORDINALITY AS parameter (type, number)
-             WHERE name = $1 ORDER BY parameter.number",
-        )
-        .bind(format!("p{}", judged.number))
-        .fetch_all(connection)
-        .await
-        .map_err(failed)?;
-        let parameters =
-            parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
-        let several = if judged.multi_row.is_some() { Several::Perhaps(0) } else { Several::Never };
-        let writes = judged.multi_row.as_ref().map(|of| (of.table.clone(), of.key_columns.clone()));
-        self.prepared.insert(judged.number, Prepared { parameters, text, several, is_made: false, writes });
-        Ok(())
-    }
-
-    /// Prepares a statement for several rows, if its table allows that. Nothing is kept at that time.
-    pub(super) async fn prepare_several(
-        &mut self,
-        connection: &mut PgConnection,
-        judged: &Judged,
-    ) -> Result<(), SqlError> {
-        let (Some(multi_row), Some(prepared)) = (&judged.multi_row, self.prepared.get_mut(&judged.number)) else {
-            return Ok(());
-        };
-        // Whatever goes wrong below goes wrong once.
-        prepared.several = Several::Never;
-        let text = prepared.text.clone();
-        let failed = |error: sqlx::Error| within(sql_error(&error), &text);
-        let safe: Option<(bool, bool)> = sqlx::query_as(multi_row::SAFE_TABLE)
-            .bind(&multi_row.table)
-            .fetch_optional(&mut *connection)
-            .await
-            .map_err(failed)?;
-        let Some((true, any_order)) = safe else { return Ok(()) };
-        if !prepared.parameters.iter().all(|(oid, name)| literal::is_element(*oid, name)) {
-            return Ok(());
-        }
-        // Given by name, the types are those of the one row.
-        let types: Vec<String> = prepared.parameters.iter().map(|(_, name)| format!("{name}[]")).collect();
-        let prepare = format!("PREPARE p{}x ({}) AS {}", judged.number, types.join(", "), multi_row.several());
-        sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(connection).await.map_err(failed)?;
-        prepared.is_made = true;
-        prepared.several = Several::Prepared { any_order: any_order && !multi_row.key.is_empty() };
-        Ok(())
-    }
-
-    /// Whether it is time to prepare a statement for several rows: it comes again and again.
-    pub(super) fn wants_several(&self, judged: &Judged) -> bool {
-        let several = self.prepared.get(&judged.number).map(|prepared| prepared.several);
-        matches!(several, Some(Several::Perhaps(times)) if times >= AGAIN)
-    }
-
-    /// Never again sends a statement with several rows: two of them were the same to the database.
-    pub(super) fn never_several(&mut self, part: Option<&Part>) {
-        if let Some((number, _)) = part.copied().flatten()
-            && let Some(prepared) = self.prepared.get_mut(&number)
-        {
-            prepared.several = Several::Never;
-        }
-    }
-
-    /// Forgets all prepared statements: there are too many, or the tables are not those they were prepared for.
-    pub(super) async fn deallocate(&mut self, connection: &mut PgConnection) -> Result<(), SqlError> {
-        if self.prepared.is_empty() {
-            return Ok(());
-        }
-        let mut names = Vec::new();
-        for (number, prepared) in &self.prepared {
-            names.push(format!("DEALLOCATE p{number}"));
-            names.extend(prepared.is_made.then(|| format!("DEALLOCATE p{number}x")));
-        }
-        connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
-        self.prepared.clear();
-        Ok(())
-    }
-
-    /// Whether a statement is prepared.
-    pub(super) fn knows(&self, judged: &Judged) -> bool {
-        self.prepared.contains_key(&judged.number)
-    }
-
     /// Keeps a prepared statement with its parameters.
-    pub(super) fn keep(&mut self, judged: &Judged, parameters: &[Value]) -> Result<(), SqlError> {
-        let Some(prepared) = self.prepared.get(&judged.number) else {
+    pub(super) fn keep(&mut self, known: &mut Known, judged: &Judged, parameters: &[Value]) -> Result<(), SqlError> {
+        let Some(prepared) = known.get(judged.number) else {
             return Err(SqlError::permanent(sqlstate::OTHER, "the statement is not prepared"));
         };
         if prepared.parameters.len() != parameters.len() {
@@ -241,31 +110,37 @@ impl Statements {
                 key.push(',');
                 is_exact &= literal::is_exact(&parameters[*at], prepared.parameters[*at].0);
             }
-            if !self.run.takes(judged.number, &key, any_order && is_exact, &self.prepared) {
+            let layer = self.run.layer(judged.number, &key, any_order && is_exact, known).unwrap_or_else(|| {
                 self.end_run();
-            }
+                0
+            });
             self.run.is_inexact |= !is_exact;
-            self.run.add(judged.number, &self.row, &self.ends, key);
+            self.run.add(layer, judged.number, &self.row, &self.ends, key);
             return Ok(());
         }
         self.end_run();
         execute(&mut self.message, judged.number, &self.row);
         self.parts.push(Some((judged.number, 1)));
-        if let Some(Prepared { several: Several::Perhaps(times), .. }) = self.prepared.get_mut(&judged.number) {
+        if let Some(Prepared { several: Several::Perhaps(times), .. }) = known.get_mut(judged.number) {
             *times += 1;
         }
         Ok(())
     }
 
     /// Keeps a prepared statement, and not in a run: somebody wants its own answer.
-    pub(super) fn keep_alone(&mut self, judged: &Judged, parameters: &[Value]) -> Result<(), SqlError> {
+    pub(super) fn keep_alone(
+        &mut self,
+        known: &mut Known,
+        judged: &Judged,
+        parameters: &[Value],
+    ) -> Result<(), SqlError> {
         self.end_run();
-        self.keep(judged, parameters)
+        self.keep(known, judged, parameters)
     }
 
     /// Puts the run into the message, in as few statements as there are.
     fn end_run(&mut self) {
-        for Group { number, rows, columns } in &self.run.groups {
+        for Group { number, rows, columns } in self.run.layers.iter().flatten() {
             execute_several(&mut self.message, *number, columns);
             self.parts.push(Some((*number, *rows)));
         }
@@ -297,37 +172,35 @@ impl Statements {
         self.parts.clear();
         self.run.forget();
     }
-
-    /// An error of a part of a message, with the statement that caused it.
-    pub(super) fn explain(&self, error: SqlError, part: Option<&Part>) -> SqlError {
-        match part.copied().flatten().and_then(|(number, _)| self.prepared.get(&number)) {
-            Some(prepared) => within(error, &prepared.text),
-            None => error,
-        }
-    }
 }
 
 impl Run {
-    /// Whether a row of a statement can come behind what is there, or before some of it.
-    fn takes(&self, number: u32, key: &String, any_order: bool, prepared: &FnvHashMap<u32, Prepared>) -> bool {
-        let Some(first) = self.groups.first() else { return true };
-        if self.keys.contains(key) {
-            return false;
+    /// The layer that a row of a statement can go into, if it can come behind what is there, or before some of it.
+    fn layer(&self, number: u32, key: &str, any_order: bool, known: &Known) -> Option<usize> {
+        let Some(first) = self.layers.first().and_then(|groups| groups.first()) else { return Some(0) };
+        let one = self.layers.len() == 1 && self.layers[0].len() == 1 && first.number == number;
+        let times = self.keys.get(key).copied().unwrap_or(0);
+        if one && times == 0 {
+            return Some(0);
         }
-        let one = self.groups.len() == 1 && first.number == number;
         let same_rows = |a: &Prepared, b: &Prepared| a.writes == b.writes && a.several == b.several;
-        let any_order = any_order && !self.is_inexact;
-        one || (any_order
-            && prepared.get(&first.number).zip(prepared.get(&number)).is_some_and(|(a, b)| same_rows(a, b)))
+        let overtakes = any_order
+            && !self.is_inexact
+            && known.get(first.number).zip(known.get(number)).is_some_and(|(a, b)| same_rows(a, b));
+        overtakes.then_some(times)
     }
 
     /// Adds a row, whose parameters end at `ends`.
-    fn add(&mut self, number: u32, row: &str, ends: &[usize], key: String) {
-        let at = self.groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
-            self.groups.push(Group { number, rows: 0, columns: vec![String::new(); ends.len()] });
-            self.groups.len() - 1
+    fn add(&mut self, layer: usize, number: u32, row: &str, ends: &[usize], key: String) {
+        if self.layers.len() == layer {
+            self.layers.push(Vec::new());
+        }
+        let groups = &mut self.layers[layer];
+        let at = groups.iter().position(|group| group.number == number).unwrap_or_else(|| {
+            groups.push(Group { number, rows: 0, columns: vec![String::new(); ends.len()] });
+            groups.len() - 1
         });
-        let group = &mut self.groups[at];
+        let group = &mut groups[at];
         let mut start = 0;
         for (column, end) in group.columns.iter_mut().zip(ends) {
             if group.rows > 0 {
@@ -339,13 +212,13 @@ impl Run {
         group.rows += 1;
         self.bytes += row.len();
         if !key.is_empty() {
-            self.keys.insert(key);
+            *self.keys.entry(key).or_default() += 1;
         }
     }
 
     /// Begins again.
     fn forget(&mut self) {
-        self.groups.clear();
+        self.layers.clear();
         self.keys.clear();
         (self.bytes, self.is_inexact) = (0, false);
     }
@@ -374,6 +247,6 @@ fn execute_several(message: &mut String, number: u32, columns: &[String]) {
 }
 
 /// Says in which statement an error happened.
-fn within(error: SqlError, statement: &str) -> SqlError {
+pub(super) fn within(error: SqlError, statement: &str) -> SqlError {
     SqlError { message: format!("{}, in: {statement}", error.message), ..error }
 }

@@ -12,12 +12,11 @@ use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::fence::Fence;
+use super::lease::Lease;
 use super::role::{self, Role};
-use super::session::{AHEAD_AT, Answer, SendError, Session};
+use super::session::{AHEAD_AT, Answer, SendError};
 use super::statements::{Message, Statements};
-use super::turns::Turn;
 use super::{grants, quote_identifier, sql_error};
-use crate::database::Postgres;
 use crate::event::Position;
 
 /// Looks names up in a projection's schema, and in nobody's temporary tables before.
@@ -39,8 +38,8 @@ enum Acting {
 
 /// A claimed partition in Postgres.
 pub struct PostgresStore {
-    /// The session that holds the claim.
-    pub(super) session: Session,
+    /// Its sessions, and its claim.
+    pub(super) session: Lease,
     /// Which partition.
     pub(super) slot: Slot,
     /// What moves its checkpoint.
@@ -61,8 +60,6 @@ pub struct PostgresStore {
     at_savepoint: Acting,
     /// Whether the projection has run anything in this transaction.
     has_run: bool,
-    /// Whether the projection's workers take turns.
-    turn: Turn,
     /// What results may be.
     limits: StatementLimits,
     /// What was prepared and kept.
@@ -79,19 +76,12 @@ impl std::fmt::Debug for PostgresStore {
 }
 
 impl PostgresStore {
-    /// Takes over a session and its claim.
-    pub(super) fn new(
-        database: Postgres,
-        connection: PgConnection,
-        slot: Slot,
-        position: Position,
-        fence: Fence,
-        turn: Turn,
-        role: Role,
-    ) -> Self {
+    /// Takes over a claim.
+    pub(super) fn new(mut lease: Lease, slot: Slot, position: Position, fence: Fence, role: Role) -> Self {
         let limits = SqlLimits::default().statement;
+        lease.limit(limits);
         Self {
-            session: Session::new(database, connection),
+            session: lease,
             search_path: search_path(&slot.projection),
             epoch: fence.epoch,
             fence,
@@ -102,7 +92,6 @@ impl PostgresStore {
             acting: Acting::Host,
             at_savepoint: Acting::Host,
             has_run: false,
-            turn,
             limits,
             statements: Statements::default(),
         }
@@ -170,10 +159,12 @@ impl PostgresStore {
 
     /// Says in which statement something failed.
     fn explain(&mut self, failed: SendError) -> SendError {
+        // Without a session nothing was sent.
+        let Ok(known) = self.session.known() else { return failed };
         if failed.error.code == multi_row::TWICE {
-            self.statements.never_several(failed.part.as_ref());
+            known.never_several(failed.part.as_ref());
         }
-        SendError { error: self.statements.explain(failed.error, failed.part.as_ref()), ..failed }
+        SendError { error: known.explain(failed.error, failed.part.as_ref()), ..failed }
     }
 
     /// Sends what was kept.
@@ -185,17 +176,16 @@ impl PostgresStore {
     /// Prepares a guest's statement, once. What is kept goes first: a statement that cannot be prepared aborts the
     /// transaction, and a savepoint that was not set yet could not bring it back.
     fn prepare(&mut self, judged: &Judged) -> Result<(), SqlError> {
-        if self.statements.knows(judged) {
-            if !self.statements.wants_several(judged) {
+        let known = self.session.known()?;
+        if known.knows(judged) {
+            if !known.wants_several(judged) {
                 return Ok(());
             }
             self.send_kept(Answer::Unwanted)?;
-            let statements = &mut self.statements;
-            return self.session.try_run(async |connection| statements.prepare_several(connection, judged).await);
+            return self.session.prepare(async |connection, known| known.prepare_several(connection, judged).await);
         }
         self.send_kept(Answer::Unwanted)?;
-        let statements = &mut self.statements;
-        self.session.try_run(async |connection| statements.prepare(connection, judged).await)
+        self.session.prepare(async |connection, known| known.prepare(connection, judged).await)
     }
 
     /// Runs a statement of `migrate`: it cannot be prepared, and what comes after it needs what it makes.
@@ -206,11 +196,10 @@ impl PostgresStore {
         self.act_as_projection();
         let before = self.identity()?;
         // The extended protocol takes one statement and no more.
-        let statements = &mut self.statements;
-        self.session.try_run(async |connection| {
+        self.session.prepare(async |connection, known| {
             let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut *connection);
             run.await.map_err(|error| sql_error(&error))?;
-            statements.deallocate(connection).await
+            known.deallocate(connection).await
         })?;
         if self.identity()? == before {
             return Ok(());
@@ -253,6 +242,17 @@ impl PostgresStore {
     }
 }
 
+/// The error of a worker whose claim went with the connection that held it.
+fn claim_lost() -> SqlError {
+    SqlError::retryable(sqlstate::CONNECTION_FAILURE, "the connection that holds the claim was lost")
+}
+
+/// What tells a projection's tables from those that it had before: when they were last brought to a version, and the schema
+/// they are in, which a rebuild changes.
+fn tables(migrated_at: Option<String>, schema: Option<String>) -> String {
+    format!("{} {}", migrated_at.unwrap_or_default(), schema.unwrap_or_default())
+}
+
 /// The error of a message, in words where it is that of the part which checks the role.
 fn role_lost(failed: SendError, check: Option<usize>) -> SqlError {
     if check == Some(failed.at) && failed.error.code == DIVISION_BY_ZERO {
@@ -271,10 +271,8 @@ impl Store for PostgresStore {
 
     fn limit(&mut self, limits: StatementLimits) -> Result<(), SqlError> {
         self.limits = limits;
-        // Who waits for a lock that long waits for somebody else, and the event is not to blame: told apart by coming first.
-        let (time, wait) = (limits.time.as_millis(), (limits.time / 2).as_millis().max(1));
-        let timeout = format!("SET statement_timeout = {time}; SET lock_timeout = {wait}");
-        self.session.run(async |connection| sqlx::raw_sql(AssertSqlSafe(timeout)).execute(connection).await).map(drop)
+        self.session.limit(limits);
+        Ok(())
     }
 
     fn grant_read(&mut self, wanted: &[Grant], others: Others) -> Result<(), SqlError> {
@@ -288,15 +286,16 @@ impl Store for PostgresStore {
         // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
         self.statements.forget();
         (self.acting, self.at_savepoint, self.has_run) = (Acting::Host, Acting::Host, false);
+        self.session.begin();
         self.statements.keep_own("BEGIN");
-        if let Some(lock) = self.turn.lock() {
+        if let Some(lock) = self.session.turn.lock() {
             self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
         }
         Ok(())
     }
 
     fn take_turns(&mut self) {
-        if self.turn.take() {
+        if self.session.turn.take() {
             tracing::info!("partitions of this projection write the same rows: from now on they take turns");
         }
     }
@@ -307,7 +306,7 @@ impl Store for PostgresStore {
         }
         self.act_as_projection();
         self.prepare(statement)?;
-        self.statements.keep(statement, &parameters)?;
+        self.statements.keep(self.session.known()?, statement, &parameters)?;
         if self.statements.kept() >= AHEAD_AT { self.send_ahead() } else { Ok(()) }
     }
 
@@ -321,7 +320,7 @@ impl Store for PostgresStore {
         }
         self.act_as_projection();
         self.prepare(statement)?;
-        self.statements.keep_alone(statement, &parameters)?;
+        self.statements.keep_alone(self.session.known()?, statement, &parameters)?;
         let mut rowset = self.send_kept(Answer::Wanted)?;
         if statement.kind == Kind::Reading {
             rowset.affected = 0;
@@ -378,10 +377,10 @@ impl Store for PostgresStore {
     }
 
     fn schema_version(&mut self) -> Result<SchemaVersion, SqlError> {
+        // Another worker's `migrate` may take its time.
+        self.session.be_alone();
         self.send_as_host()?;
-        // Whoever migrated may have changed what the statements were prepared for.
-        let (statements, projection, role) = (&mut self.statements, &self.slot.projection, &self.role);
-        self.session.try_run(async |connection| statements.deallocate(connection).await)?;
+        let (projection, role) = (&self.slot.projection, &self.role);
         let (time, wait) = (self.limits.time.as_millis(), (self.limits.time / 2).as_millis().max(1));
         let timeout = format!("SET LOCAL statement_timeout = {time}; SET LOCAL lock_timeout = {wait}");
         let run = async |connection: &mut PgConnection| {
@@ -389,18 +388,18 @@ impl Store for PostgresStore {
             sqlx::raw_sql("SET LOCAL statement_timeout = 0; SET LOCAL lock_timeout = 0")
                 .execute(&mut *connection)
                 .await?;
-            let version: i32 = sqlx::query_scalar(
-                "SELECT schema_version FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
+            let (version, migrated_at): (i32, Option<String>) = sqlx::query_as(
+                "SELECT schema_version, migrated_at::text FROM projectionist.projections WHERE projection = $1 FOR UPDATE",
             )
             .bind(projection)
             .fetch_one(&mut *connection)
             .await?;
             sqlx::raw_sql(AssertSqlSafe(timeout)).execute(&mut *connection).await?;
-            let exists: bool = sqlx::query_scalar("SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = $1)")
+            let schema: Option<String> = sqlx::query_scalar("SELECT oid::text FROM pg_namespace WHERE nspname = $1")
                 .bind(projection)
-                .fetch_one(&mut *connection)
+                .fetch_optional(&mut *connection)
                 .await?;
-            if version == 0 && exists {
+            if version == 0 && schema.is_some() {
                 return Ok(Err(SqlError::permanent(
                     "42P06",
                     format!(
@@ -413,22 +412,30 @@ impl Store for PostgresStore {
                 let create = format!("CREATE SCHEMA {} AUTHORIZATION {}", quote_identifier(projection), role.quoted());
                 sqlx::raw_sql(AssertSqlSafe(create)).execute(&mut *connection).await?;
             }
-            Ok(Ok(SchemaVersion(version.unsigned_abs())))
+            Ok(Ok((SchemaVersion(version.unsigned_abs()), tables(migrated_at, schema))))
         };
-        self.session.run(run)?
+        let (version, tables) = self.session.run(run)??;
+        // Whoever migrated may have changed what statements were prepared for.
+        self.session.tables_are(tables)?;
+        Ok(version)
     }
 
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
         self.send_as_host()?;
-        let update = sqlx::query(
-            "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1",
+        let update = sqlx::query_as::<_, (String, Option<String>)>(
+            "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1
+             RETURNING migrated_at::text, (SELECT oid::text FROM pg_namespace WHERE nspname = $1)",
         )
         .bind(&self.slot.projection)
         .bind(version.cast_signed());
-        self.session.run(async |connection| update.execute(connection).await).map(drop)
+        let (migrated_at, schema) = self.session.run(async |connection| update.fetch_one(connection).await)?;
+        self.session.tables_are(tables(Some(migrated_at), schema))
     }
 
     fn verify(&mut self) -> Result<(), CommitError> {
+        if !self.session.is_held() {
+            return Err(claim_lost().into());
+        }
         match self.found()? {
             Some(found) if found.is(self.epoch, self.position) => Ok(()),
             found => Err(self.fenced(found, 0)),
@@ -460,6 +467,7 @@ impl Store for PostgresStore {
             Ok(_) => {
                 self.open = false;
                 self.position = advance.to;
+                self.session.end(true);
                 Ok(())
             }
             Err(SendError { error, at, .. }) => {
@@ -468,6 +476,10 @@ impl Store for PostgresStore {
                 if !fenced {
                     let check = fence.checked_sub(2).filter(|_| self.has_run);
                     return Err(role_lost(SendError { error, at, part: None }, check).into());
+                }
+                // Who lost the connection that holds the claim has lost the claim, and claims again like anybody else.
+                if !self.session.is_held_for_sure() {
+                    return Err(claim_lost().into());
                 }
                 let found = self.found()?;
                 Err(self.fenced(found, advance.plugin_version))
@@ -479,9 +491,11 @@ impl Store for PostgresStore {
         self.statements.forget();
         // Whatever it was that failed there is undone with the rest.
         self.session.arrive().ok();
-        if !std::mem::take(&mut self.open) {
-            return Ok(());
-        }
-        self.session.run(async |connection| sqlx::raw_sql("ROLLBACK").execute(connection).await).map(drop)
+        let rolled_back = match std::mem::take(&mut self.open) {
+            true => self.session.run(async |connection| sqlx::raw_sql("ROLLBACK").execute(connection).await).map(drop),
+            false => Ok(()),
+        };
+        self.session.end(rolled_back.is_ok());
+        rolled_back
     }
 }

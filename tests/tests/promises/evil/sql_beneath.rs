@@ -6,6 +6,7 @@
 use projectionist_host::database::DatabaseUrl;
 use projectionist_host::event::Position;
 use projectionist_host::partition::Partition;
+use projectionist_host::processor::Priority;
 use projectionist_host::read_model::ReadModel;
 use projectionist_host::read_model::checkpoint::{Advance, Slot};
 use projectionist_host::read_model::guard::{Judged, Kind as Does};
@@ -45,7 +46,7 @@ impl Attacker {
         let url: DatabaseUrl = setup.read_model().url().parse().unwrap();
         let read_model = ReadModel::new(&url, runtime.handle());
         let slot = Slot { projection: "evil".to_owned(), partition: Partition::new(0, 1).unwrap() };
-        let claim = read_model.claim(&slot, "attacker/1").unwrap();
+        let claim = read_model.claim(&slot, "attacker/1", Priority::Normal).unwrap();
         Self {
             store: claim.store,
             position: claim.position,
