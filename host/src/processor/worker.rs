@@ -473,7 +473,17 @@ impl Worker {
             if self.stop.is_requested() {
                 return Err(Trouble::Stopped);
             }
-            let fast = if is_small { None } else { applier.apply(&piece).ok() };
+            let fast = match is_small {
+                true => None,
+                false => match applier.apply(&piece) {
+                    Ok(applied) => Some(applied),
+                    // Nobody knows whether it was committed: only a new claim says where the partition stands.
+                    Err(error) if matches!(error.kind(), Kind::Fenced | Kind::Rewritten | Kind::Lost) => {
+                        return Err(error.into());
+                    }
+                    Err(_) => None,
+                },
+            };
             let applied = match fast {
                 Some(applied) => applied,
                 // Whatever it was, it comes again, and is dealt with there.

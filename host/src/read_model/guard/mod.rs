@@ -68,21 +68,25 @@ pub struct Judged {
     pub multi_row: Option<MultiRow>,
 }
 
-/// How many texts have a number at a time. A projection that makes up texts without end does not fill the memory.
-const NUMBERED: usize = 16_384;
+/// How many bytes the texts have that have a number at a time. A projection that makes up texts without end does not fill the
+/// memory.
+const NUMBERED: usize = 8 << 20;
 
 /// The number of a text. A number is given once; a text gets another one when so many came in between that it was
 /// forgotten.
 fn number_of(sql: &str) -> u32 {
-    static NUMBERS: Mutex<(u32, BTreeMap<String, u32>)> = Mutex::new((0, BTreeMap::new()));
+    static NUMBERS: Mutex<(u32, usize, BTreeMap<String, u32>)> = Mutex::new((0, 0, BTreeMap::new()));
     let mut numbers = NUMBERS.lock().unwrap_or_else(PoisonError::into_inner);
-    let (next, known) = &mut *numbers;
+    let (next, bytes, known) = &mut *numbers;
     if let Some(number) = known.get(sql) {
         return *number;
     }
-    if known.len() >= NUMBERED {
+    if *bytes >= NUMBERED {
         known.clear();
+        *bytes = 0;
     }
+    // So much for the entry beside its text.
+    *bytes += sql.len() + 64;
     let number = *next;
     *next = next.wrapping_add(1);
     known.insert(sql.to_owned(), number);

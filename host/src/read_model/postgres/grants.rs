@@ -20,7 +20,26 @@ pub(super) async fn settle(
 ) -> Result<(), SqlError> {
     let failed = |error: sqlx::Error| sql_error(&error);
     let mut transaction = connection.begin().await.map_err(failed)?;
-    let granted = granted(&mut transaction, role.name(), schema).await.map_err(failed)?;
+    match settle_in(&mut transaction, role, schema, wanted, others).await {
+        Ok(()) => transaction.commit().await.map_err(failed),
+        Err(error) => {
+            // Not left to whoever has the session next.
+            transaction.rollback().await.ok();
+            Err(error)
+        }
+    }
+}
+
+/// As [`settle`], in a transaction.
+async fn settle_in(
+    transaction: &mut PgConnection,
+    role: &Role,
+    schema: &str,
+    wanted: &[Grant],
+    others: Others,
+) -> Result<(), SqlError> {
+    let failed = |error: sqlx::Error| sql_error(&error);
+    let granted = granted(&mut *transaction, role.name(), schema).await.map_err(failed)?;
     let to = role.quoted();
     let mut statements = Vec::new();
     if others == Others::TakenAway {
@@ -48,7 +67,7 @@ pub(super) async fn settle(
             SqlError { message, ..error }
         })?;
     }
-    transaction.commit().await.map_err(failed)
+    Ok(())
 }
 
 /// What a role was granted outside of this schema, by schema and name.

@@ -32,6 +32,8 @@ pub(super) struct Lease {
     settings: Settings,
     /// What the tables were like when a session's statements may have been prepared.
     tables: String,
+    /// What they are like again if the transaction is rolled back that is changing them.
+    tables_before: Option<String>,
     /// Whether the projection's workers take turns.
     pub(super) turn: Turn,
     /// It is this worker's.
@@ -57,6 +59,7 @@ impl Lease {
             priority,
             settings,
             tables: String::new(),
+            tables_before: None,
             turn: shared.turns.of(&slot.projection),
             alone: None,
             shared: shared.clone(),
@@ -111,6 +114,24 @@ impl Lease {
         }
     }
 
+    /// The transaction changes the tables: what is prepared from now on is for what they become, if it commits.
+    pub(super) fn tables_change(&mut self) {
+        if self.tables_before.is_none() {
+            self.tables_before = Some(self.tables.clone());
+        }
+    }
+
+    /// Whether the transaction is changing the tables, and so the session is of no use to anybody when it is rolled back.
+    pub(super) fn tables_were_changing(&mut self) -> bool {
+        match self.tables_before.take() {
+            Some(before) => {
+                self.tables = before;
+                true
+            }
+            None => false,
+        }
+    }
+
     /// From now on the session stays.
     pub(super) fn begin(&mut self) {
         self.in_transaction = true;
@@ -119,6 +140,7 @@ impl Lease {
     /// The transaction is over, and the session is whoever's wants it; unless the server does not know that it is over.
     pub(super) fn end(&mut self, is_over: bool) {
         self.in_transaction = false;
+        self.tables_before = None;
         if is_over {
             self.give_back();
         } else {
@@ -151,6 +173,11 @@ impl Lease {
     /// When there is none to be had.
     pub(super) fn known(&mut self) -> Result<&mut Known, SqlError> {
         self.session().map(|session| &mut session.known)
+    }
+
+    /// The same, if there is a session.
+    pub(super) fn known_now(&mut self) -> Option<&mut Known> {
+        self.session.as_mut().map(|session| &mut session.known)
     }
 
     /// Runs something in a session.
@@ -292,7 +319,8 @@ impl Lease {
             Some(session) => session,
             None => self.take()?,
         };
-        self.session.insert(session).as_host(work)
+        let lost = self.shared.locks.next_loss();
+        self.session.insert(session).as_host(lost, work)
     }
 
     /// Gives a session back that was only needed for a moment.
@@ -326,7 +354,7 @@ impl Drop for Lease {
 /// Forgets what a session has prepared for tables that are not those any more.
 fn renew(session: &mut Session, tables: &String) -> Result<(), SqlError> {
     if session.tables != *tables {
-        session.try_run(std::future::pending(), async |connection, known| known.deallocate(connection).await)?;
+        session.forget_prepared()?;
         session.tables.clone_from(tables);
     }
     Ok(())

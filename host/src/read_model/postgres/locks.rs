@@ -22,7 +22,7 @@ use crate::database::error::is_lost;
 use crate::database::{DatabaseError, Postgres};
 
 /// How long the server may take to answer. One that is gone does not answer, and does not say so either.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The locks of a process. Cheap to clone.
 #[derive(Clone)]
@@ -135,6 +135,17 @@ impl Locks {
         .await
     }
 
+    /// Ends when the session is lost that is there now, or the next one.
+    pub(super) fn next_loss(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut lost = self.0.lost.subscribe();
+        async move {
+            // The sender lives as long as anybody who waits for it.
+            if lost.changed().await.is_err() {
+                std::future::pending().await
+            }
+        }
+    }
+
     /// Sees whether the server still has the session.
     async fn look(&self) {
         let mut holding = self.0.session.lock().await;
@@ -154,16 +165,14 @@ impl Locks {
     ) -> Result<T, DatabaseError> {
         let mut holding = self.0.session.lock().await;
         if holding.connection.is_none() {
-            self.connect(owner, &mut holding).await?;
+            let connected = tokio::time::timeout(2 * PATIENCE, self.connect(owner, &mut holding)).await;
+            connected.unwrap_or_else(|_| Err(self.0.database.error(doing, silent(2 * PATIENCE))))?;
         }
         let Some(connection) = &mut holding.connection else { unreachable!("it was made") };
         let error = match tokio::time::timeout(PATIENCE, work(connection)).await {
             Ok(Ok(done)) => return Ok(done),
             Ok(Err(error)) => error,
-            Err(_) => sqlx::Error::Io(std::io::Error::new(
-                std::io::ErrorKind::TimedOut,
-                format!("the server has not answered for {PATIENCE:?}"),
-            )),
+            Err(_) => silent(PATIENCE),
         };
         if is_lost(&error) {
             self.lose(&mut holding);
@@ -177,7 +186,7 @@ impl Locks {
         let mut connection = self.0.database.connect(&format!("projectionist claims {owner}")).await?;
         // Where the way to the server was cut, it may hold the locks of the session before for hours, and those of the
         // transactions that were open.
-        if let Some((backend, start)) = holding.backend.take() {
+        if let Some((backend, start)) = &holding.backend {
             sqlx::query(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid = $1 AND backend_start::text = $2",
             )
@@ -186,7 +195,8 @@ impl Locks {
             .execute(&mut connection)
             .await
             .map_err(failed)?;
-            end_sessions(&mut connection, owner, PATIENCE.as_secs_f64() / 2.0).await.map_err(failed)?;
+            // Whatever is open there has lost its claim, and its worker has given it up, or is about to.
+            end_sessions(&mut connection, owner).await.map_err(failed)?;
         }
         sqlx::raw_sql("DELETE FROM projectionist.workers WHERE beat_at < now() - interval '1 day'")
             .execute(&mut connection)
@@ -231,6 +241,12 @@ impl Locks {
     fn keys(&self) -> MutexGuard<'_, Keys> {
         self.0.keys.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The error of a server that does not answer.
+pub(super) fn silent(patience: Duration) -> sqlx::Error {
+    let message = format!("the server has not answered for {patience:?}");
+    sqlx::Error::Io(std::io::Error::new(std::io::ErrorKind::TimedOut, message))
 }
 
 impl Lock {

@@ -52,18 +52,24 @@ pub(super) enum Several {
 
 /// The statements that a session has prepared, by [`Judged::number`].
 #[derive(Debug, Default)]
-pub(super) struct Known(FnvHashMap<u32, Prepared>);
+pub(super) struct Known {
+    /// Those that can be executed.
+    prepared: FnvHashMap<u32, Prepared>,
+    /// Whether the server may know others: preparing or forgetting them has failed half-way.
+    is_doubtful: bool,
+}
 
 impl Known {
     /// Prepares a statement. Nothing is kept at that time.
     pub(super) async fn prepare(&mut self, connection: &mut PgConnection, judged: &Judged) -> Result<(), SqlError> {
-        if self.0.len() >= PREPARED {
+        if self.prepared.len() >= PREPARED {
             self.deallocate(connection).await?;
         }
         let text: String = judged.sql.split_whitespace().collect::<Vec<_>>().join(" ").chars().take(QUOTED).collect();
         let failed = |error: sqlx::Error| within(sql_error(&error), &text);
         let prepare = format!("PREPARE p{} AS {}", judged.number, judged.sql);
         sqlx::query(AssertSqlSafe(prepare)).persistent(false).execute(&mut *connection).await.map_err(failed)?;
+        self.is_doubtful = true;
         let parameters: Vec<(i64, String)> = sqlx::query_as(
             "SELECT parameter.type::oid::int8, format_type(parameter.type::oid, NULL)
              FROM pg_prepared_statements, unnest(parameter_types) WITH ORDINALITY AS parameter (type, number)
@@ -77,7 +83,8 @@ impl Known {
             parameters.into_iter().map(|(oid, name)| (u32::try_from(oid).unwrap_or(u32::MAX), name)).collect();
         let several = if judged.multi_row.is_some() { Several::Perhaps(0) } else { Several::Never };
         let writes = judged.multi_row.as_ref().map(|of| (of.table.clone(), of.key_columns.clone()));
-        self.0.insert(judged.number, Prepared { parameters, text, several, is_made: false, writes });
+        self.prepared.insert(judged.number, Prepared { parameters, text, several, is_made: false, writes });
+        self.is_doubtful = false;
         Ok(())
     }
 
@@ -87,7 +94,7 @@ impl Known {
         connection: &mut PgConnection,
         judged: &Judged,
     ) -> Result<(), SqlError> {
-        let (Some(multi_row), Some(prepared)) = (&judged.multi_row, self.0.get_mut(&judged.number)) else {
+        let (Some(multi_row), Some(prepared)) = (&judged.multi_row, self.prepared.get_mut(&judged.number)) else {
             return Ok(());
         };
         // Whatever goes wrong below goes wrong once.
@@ -114,14 +121,14 @@ impl Known {
 
     /// Whether it is time to prepare a statement for several rows: it comes again and again.
     pub(super) fn wants_several(&self, judged: &Judged) -> bool {
-        let several = self.0.get(&judged.number).map(|prepared| prepared.several);
+        let several = self.prepared.get(&judged.number).map(|prepared| prepared.several);
         matches!(several, Some(Several::Perhaps(times)) if times >= AGAIN)
     }
 
     /// Never again sends a statement with several rows: two of them were the same to the database.
     pub(super) fn never_several(&mut self, part: Option<&Part>) {
         if let Some((number, _)) = part.copied().flatten()
-            && let Some(prepared) = self.0.get_mut(&number)
+            && let Some(prepared) = self.prepared.get_mut(&number)
         {
             prepared.several = Several::Never;
         }
@@ -129,37 +136,38 @@ impl Known {
 
     /// Forgets all prepared statements: there are too many, or the tables are not those they were prepared for.
     pub(super) async fn deallocate(&mut self, connection: &mut PgConnection) -> Result<(), SqlError> {
-        if self.0.is_empty() {
+        if self.prepared.is_empty() {
             return Ok(());
         }
         let mut names = Vec::new();
-        for (number, prepared) in &self.0 {
+        for (number, prepared) in &self.prepared {
             names.push(format!("DEALLOCATE p{number}"));
             names.extend(prepared.is_made.then(|| format!("DEALLOCATE p{number}x")));
         }
+        self.is_doubtful = true;
         connection.execute(sqlx::raw_sql(AssertSqlSafe(names.join(";")))).await.map_err(|error| sql_error(&error))?;
-        self.0.clear();
+        self.forget();
         Ok(())
     }
 
     /// Whether a statement is prepared.
     pub(super) fn knows(&self, judged: &Judged) -> bool {
-        self.0.contains_key(&judged.number)
+        self.prepared.contains_key(&judged.number)
     }
 
     /// A statement, if it is prepared.
     pub(super) fn get(&self, number: u32) -> Option<&Prepared> {
-        self.0.get(&number)
+        self.prepared.get(&number)
     }
 
     /// The same, to be changed.
     pub(super) fn get_mut(&mut self, number: u32) -> Option<&mut Prepared> {
-        self.0.get_mut(&number)
+        self.prepared.get_mut(&number)
     }
 
     /// An error of a part of a message, with the statement that caused it.
     pub(super) fn explain(&self, error: SqlError, part: Option<&Part>) -> SqlError {
-        match part.copied().flatten().and_then(|(number, _)| self.0.get(&number)) {
+        match part.copied().flatten().and_then(|(number, _)| self.prepared.get(&number)) {
             Some(prepared) => within(error, &prepared.text),
             None => error,
         }
@@ -167,6 +175,12 @@ impl Known {
 
     /// Forgets everything without a word to the server: the session is emptied, or gone.
     pub(super) fn forget(&mut self) {
-        self.0.clear();
+        self.prepared.clear();
+        self.is_doubtful = false;
+    }
+
+    /// Whether the server may know statements that are not known here.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.is_doubtful
     }
 }

@@ -17,6 +17,7 @@ use tokio::task::JoinHandle;
 use super::super::isolation::Isolation;
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, Value, sqlstate};
+use super::locks::{PATIENCE, silent};
 use super::pool::Room;
 use super::prepared::Known;
 use super::role::Role;
@@ -57,7 +58,14 @@ pub(super) enum Answer {
 }
 
 /// A message that is on its way: the connection comes back with its answer.
-type OnItsWay = JoinHandle<(Box<PgConnection>, Result<Rowset, SendError>)>;
+struct OnItsWay(JoinHandle<(Box<PgConnection>, Result<Rowset, SendError>)>);
+
+impl Drop for OnItsWay {
+    /// Whoever does not wait for it any more closes the connection with it.
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
 
 /// A connection.
 pub(super) struct Session {
@@ -107,10 +115,16 @@ impl Session {
         database.block_on(async {
             let mut connection = match settings.login() {
                 None => database.connect(&settings.application).await?,
-                Some(role) => login::open(database, role, &settings.schema, &settings.application).await?,
+                Some(role) => {
+                    // One after the other, so for as long as all of them take.
+                    let open = login::open(database, role, &settings.schema, &settings.application);
+                    let opened = tokio::time::timeout(6 * PATIENCE, open).await;
+                    opened.unwrap_or_else(|_| Err(database.error("logging in", silent(6 * PATIENCE))))?
+                }
             };
-            let done = connection.execute(sqlx::raw_sql(AssertSqlSafe(settings.all()))).await;
-            done.map_err(|source| database.error("setting up a session", source))?;
+            let set = connection.execute(sqlx::raw_sql(AssertSqlSafe(settings.all())));
+            let set = tokio::time::timeout(PATIENCE, set).await.unwrap_or_else(|_| Err(silent(PATIENCE)));
+            set.map_err(|source| database.error("setting up a session", source))?;
             Ok(Self {
                 database: database.clone(),
                 connection: Some(Box::new(connection)),
@@ -136,7 +150,7 @@ impl Session {
         let change = self.settings.change_to(settings);
         let known = &mut self.known;
         let connection = self.connection.as_mut().ok_or_else(gone)?;
-        let set = self.database.block_on(async {
+        let set = self.database.block_on(patiently(async {
             if change == Change::Everything {
                 // What another projection has left in the session goes, and what the driver remembers of it.
                 known.forget();
@@ -147,11 +161,16 @@ impl Session {
                 Change::Everything => settings.all(),
                 Change::Some(sql) => sql,
             };
+            if sql.is_empty() {
+                return Ok(());
+            }
             connection.execute(sqlx::raw_sql(AssertSqlSafe(sql))).await.map(drop)
-        });
+        }));
         match set {
             Ok(()) => {
-                self.settings.clone_from(settings);
+                // What works as the host alone leaves the role for who comes next.
+                let role = settings.role.clone().or_else(|| self.settings.role.take());
+                self.settings = Settings { role, ..settings.clone() };
                 Ok(())
             }
             Err(error) => {
@@ -159,6 +178,15 @@ impl Session {
                 Err(sql_error(&error))
             }
         }
+    }
+
+    /// Forgets all that was prepared.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub(super) fn forget_prepared(&mut self) -> Result<(), SqlError> {
+        let silence = async { tokio::time::sleep(PATIENCE).await };
+        self.try_run(silence, async |connection, known| known.deallocate(connection).await)
     }
 
     /// Whether it has logged in as these want it to.
@@ -183,7 +211,7 @@ impl Session {
 
     /// Whether it can be given to somebody else: nothing is on its way in it.
     pub(super) fn is_well(&self) -> bool {
-        !self.is_lost && self.on_its_way.is_none() && self.connection.is_some()
+        !self.is_lost && !self.known.is_doubtful() && self.on_its_way.is_none() && self.connection.is_some()
     }
 
     /// Runs something on the connection, and what is prepared there, for as long as the claim lasts.
@@ -215,10 +243,21 @@ impl Session {
     /// When the work fails.
     pub(super) fn as_host<T>(
         &mut self,
+        lost: impl Future<Output = ()>,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, DatabaseError>,
     ) -> Result<T, DatabaseError> {
         let Some(connection) = self.connection.as_mut() else { unreachable!("nothing is on its way") };
-        let done = self.database.block_on(work(connection));
+        let database = &self.database;
+        let done = database.block_on(async {
+            let doing = "claiming a partition";
+            // It may have rested for a while, and a claim may wait for others: so it is seen that it is there.
+            patiently(connection.ping()).await.map_err(|error| database.error(doing, error))?;
+            tokio::select! {
+                biased;
+                done = work(connection) => done,
+                () = lost => Err(database.error(doing, silent(PATIENCE))),
+            }
+        });
         self.is_lost |= done.is_err();
         done
     }
@@ -259,14 +298,14 @@ impl Session {
     ) -> Result<(), SendError> {
         self.arrive()?;
         let mut connection = self.connection.take().ok_or_else(lost_message)?;
-        self.on_its_way = Some(self.database.runtime().spawn(async move {
+        self.on_its_way = Some(OnItsWay(self.database.runtime().spawn(async move {
             let answer = tokio::select! {
                 biased;
                 answer = exchange(&mut connection, message, Answer::Unwanted, limits) => answer,
                 () = lost => Err(lost_message()),
             };
             (connection, answer)
-        }));
+        })));
         Ok(())
     }
 
@@ -275,9 +314,9 @@ impl Session {
     /// # Errors
     /// When it has failed.
     pub(super) fn arrive(&mut self) -> Result<(), SendError> {
-        let Some(on_its_way) = self.on_its_way.take() else { return Ok(()) };
+        let Some(mut on_its_way) = self.on_its_way.take() else { return Ok(()) };
         // A panic in there is a bug of ours, and the connection went with it.
-        let (connection, answer) = self.database.block_on(on_its_way).map_err(|_| lost_message())?;
+        let (connection, answer) = self.database.block_on(&mut on_its_way.0).map_err(|_| lost_message())?;
         self.connection = Some(connection);
         self.heed(answer.as_ref().err().map(|failed| &failed.error));
         answer.map(drop)
@@ -288,6 +327,11 @@ impl Session {
         let ends = |code: &str| code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03");
         self.is_lost |= error.is_some_and(|error| ends(&error.code));
     }
+}
+
+/// Waits for what takes no time, unless the server is gone.
+async fn patiently<T>(done: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+    tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| Err(silent(PATIENCE)))
 }
 
 /// What has to be done to a session.
@@ -322,7 +366,10 @@ impl Settings {
 
     /// What makes one session the other.
     fn change_to(&self, to: &Self) -> Change {
-        if self.schema != to.schema || self.owner != to.owner || (self.role.is_some() && self.role != to.role) {
+        if self.schema != to.schema
+            || self.owner != to.owner
+            || (self.role.is_some() && to.role.is_some() && self.role != to.role)
+        {
             return Change::Everything;
         }
         let mut sql = String::new();

@@ -140,6 +140,8 @@ impl PostgresStore {
     /// Sends what was kept; what runs next is the host's.
     pub(super) fn send_as_host(&mut self) -> Result<(), SqlError> {
         let checked = self.acting == Acting::Projection && !self.is_own_login();
+        // What fails of it is not what is checked below.
+        self.arrive().map_err(|failed| failed.error)?;
         self.act_as_host();
         let message = self.statements.take();
         let check = message.parts.len().checked_sub(2).filter(|_| checked);
@@ -170,7 +172,7 @@ impl PostgresStore {
     /// Says in which statement something failed.
     fn explain(&mut self, failed: SendError) -> SendError {
         // Without a session nothing was sent.
-        let Ok(known) = self.session.known() else { return failed };
+        let Some(known) = self.session.known_now() else { return failed };
         if failed.error.code == multi_row::TWICE {
             known.never_several(failed.part.as_ref());
         }
@@ -204,6 +206,7 @@ impl PostgresStore {
             return Err(SqlError::permanent(sqlstate::PARAMETER_COUNT, "CREATE, ALTER and DROP take no parameters"));
         }
         self.act_as_projection();
+        self.session.tables_change();
         let before = self.identity()?;
         // The extended protocol takes one statement and no more.
         self.session.prepare(async |connection, known| {
@@ -457,6 +460,7 @@ impl Store for PostgresStore {
 
     fn set_schema_version(&mut self, version: u32) -> Result<(), SqlError> {
         self.send_as_host()?;
+        self.session.tables_change();
         if let Some(sealed) = self.sealed("set_version", || json!({"version": version})) {
             let (migrated_at, schema) = self.set_version_sealed(sealed)?;
             return self.session.tables_are(tables(migrated_at, schema));
@@ -538,7 +542,9 @@ impl Store for PostgresStore {
             true => self.session.run(async |connection| sqlx::raw_sql("ROLLBACK").execute(connection).await).map(drop),
             false => Ok(()),
         };
-        self.session.end(rolled_back.is_ok());
+        // What was prepared for tables that never came to be outlives the transaction, and not the session.
+        let is_clean = !self.session.tables_were_changing();
+        self.session.end(rolled_back.is_ok() && is_clean);
         rolled_back
     }
 }

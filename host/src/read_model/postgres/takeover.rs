@@ -28,7 +28,7 @@ pub fn depose(database: &Postgres, holder: &Holder, by: &str) -> Result<bool, Da
             Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(LOCK_NOT_AVAILABLE) => {
                 transaction.rollback().await.map_err(failed)?;
                 if is_last(&mut connection, holder, epoch).await.map_err(failed)? {
-                    end_sessions(&mut connection, &holder.owner, 0.0).await.map_err(failed)?;
+                    end_sessions(&mut connection, &holder.owner).await.map_err(failed)?;
                 }
                 transaction = connection.begin().await.map_err(failed)?;
                 lock_projection(&mut transaction, &holder.slot.projection).await.map_err(failed)?;
@@ -52,7 +52,7 @@ pub fn depose(database: &Postgres, holder: &Holder, by: &str) -> Result<bool, Da
             return Ok(false);
         }
         // A session that was left in the middle of a transaction keeps its rows locked, and nobody can go on.
-        if let Err(error) = end_sessions(&mut connection, &holder.owner, 0.0).await {
+        if let Err(error) = end_sessions(&mut connection, &holder.owner).await {
             tracing::warn!(%error, holder = holder.owner, "cannot end the session of the worker that was replaced");
         }
         connection.close().await.ok();
@@ -80,19 +80,17 @@ async fn is_last(connection: &mut PgConnection, holder: &Holder, epoch: Epoch) -
     .await
 }
 
-/// Ends the sessions of a process, where they have been in the middle of something for so many seconds. They are known by a
-/// lock that each of them has ([`sessions_key`]); which of them writes for which partition is nobody's business but the
+/// Ends the sessions of a process, where they are in the middle of something. They are known by a lock that each of them has ([`sessions_key`]); which of them writes for which partition is nobody's business but the
 /// process's. Where it is frozen, all of them stand still; where it is not, it begins again with the same batches.
-pub(super) async fn end_sessions(connection: &mut PgConnection, owner: &str, seconds: f64) -> Result<(), sqlx::Error> {
+pub(super) async fn end_sessions(connection: &mut PgConnection, owner: &str) -> Result<(), sqlx::Error> {
     sqlx::query(
         "SELECT pg_terminate_backend(activity.pid) FROM pg_stat_activity AS activity JOIN pg_locks AS lock USING (pid)
          WHERE lock.locktype = 'advisory' AND lock.objsubid = 1 AND lock.granted
            AND (lock.classid::bigint << 32) | lock.objid::bigint = $1
            AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-           AND activity.state <> 'idle' AND activity.xact_start <= clock_timestamp() - make_interval(secs => $2)",
+           AND activity.state <> 'idle'",
     )
     .bind(sessions_key(owner))
-    .bind(seconds)
     .execute(connection)
     .await
     .map(drop)
