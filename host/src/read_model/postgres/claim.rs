@@ -85,7 +85,7 @@ struct Ours {
 /// What an attempt has led to.
 enum Attempt {
     /// The partition is ours.
-    Claimed(Ours),
+    Claimed(Box<Ours>),
     /// The lock that was free is not the one that counts, and is let go.
     OtherTerm(Term),
     /// Somebody works.
@@ -103,7 +103,7 @@ fn claim(
     let mut term = Term::default();
     loop {
         match lease.claim(async |connection| attempt(shared, connection, slot, owner, term, isolation).await)? {
-            Attempt::Claimed(ours) => return Ok(ours),
+            Attempt::Claimed(ours) => return Ok(*ours),
             Attempt::OtherTerm(other) => term = other,
             Attempt::Held(holders) => return Err(ClaimError::Held { slot: slot.clone(), holders }),
         }
@@ -132,7 +132,7 @@ async fn attempt(
                 Isolation::Role => None,
                 Isolation::Login => Some(sealer(connection, slot, claimed.epoch).await.map_err(failed)?),
             };
-            Attempt::Claimed(Ours { lock, role, claimed, parked, sealer })
+            Attempt::Claimed(Box::new(Ours { lock, role, claimed, parked, sealer }))
         }
         Written::OtherTerm(other) => Attempt::OtherTerm(other),
         Written::Held(holders) => Attempt::Held(holders),
