@@ -83,7 +83,7 @@ fn a_postgres_database_that_was_never_migrated_is_told() {
 on_both_databases!(tables_that_a_newer_host_has_changed_are_refused);
 fn tables_that_a_newer_host_has_changed_are_refused(setup: &Setup) {
     let error = |tables: &str, database: &str| {
-        let known = newest_migration(&tables.replace(' ', "_"));
+        let known = newest_migration(setup.read_model().kind(), &tables.replace(' ', "_"));
         format!(
             "the {tables} tables of {database} were changed by a newer host, so that this one cannot work with them: it \
              knows them up to version {known}, and needs version 999\n\

@@ -12,15 +12,15 @@ fn migrations(kind: &str, tables: &str) -> PathBuf {
     [env!("CARGO_MANIFEST_DIR"), "..", "migrations", kind, tables].iter().collect()
 }
 
-/// The version of the newest of them, which is the same on both databases.
-pub(crate) fn newest_migration(tables: &str) -> usize {
-    let newest = |kind| {
-        let files = std::fs::read_dir(migrations(kind, tables)).expect("the migrations");
-        let names = files.map(|file| file.expect("a migration").file_name().into_string().expect("a name in UTF-8"));
-        names.filter_map(|name| name.split_once('_')?.0.parse().ok()).max().unwrap_or(0)
+/// The version of the newest of them.
+pub(crate) fn newest_migration(kind: Kind, tables: &str) -> usize {
+    let folder = match kind {
+        Kind::Postgres => "postgres",
+        Kind::Sqlite => "sqlite",
     };
-    assert_eq!(newest("postgres"), newest("sqlite"));
-    newest("postgres")
+    let files = std::fs::read_dir(migrations(folder, tables)).expect("the migrations");
+    let names = files.map(|file| file.expect("a migration").file_name().into_string().expect("a name in UTF-8"));
+    names.filter_map(|name| name.split_once('_')?.0.parse().ok()).max().unwrap_or(0)
 }
 
 /// Puts the read model's own tables back to what the first version of the host made, with the checkpoint in them.
@@ -41,7 +41,10 @@ pub(crate) fn downgrade(setup: &Setup) {
     let tables = match kind {
         Kind::Postgres => {
             "SELECT format('DROP TABLE projectionist.%I CASCADE', tablename) FROM pg_tables
-             WHERE schemaname = 'projectionist' AND tablename NOT LIKE '%migrations%'"
+             WHERE schemaname = 'projectionist' AND tablename NOT LIKE '%migrations%'
+             UNION ALL
+             SELECT format('DROP FUNCTION IF EXISTS %s CASCADE', oid::regprocedure) FROM pg_proc
+             WHERE pronamespace = 'projectionist'::regnamespace AND proname <> 'notify_events'"
         }
         Kind::Sqlite => {
             "SELECT 'DROP ' || type || ' ' || name FROM sqlite_master
@@ -72,7 +75,7 @@ fn tables_of_an_older_host_are_brought_up_and_work_goes_on_where_it_stopped(setu
             "the read model tables of {} are at version 1, and this host works with version {}\n\
              hint: run `host migrate` with the same database URLs",
             setup.read_model().shown(),
-            newest_migration("read_model")
+            newest_migration(setup.read_model().kind(), "read_model")
         );
         catch_up(setup, &[]).failed(2, &error);
         setup.run(["status"]).failed(2, &error);

@@ -322,9 +322,13 @@ impl Session {
         answer.map(drop)
     }
 
-    /// Takes note of an error after which the session is of no use to anybody.
+    /// Takes note of an error after which the session is of no use to anybody: it is gone, or somebody who mends what it
+    /// met (no room, read-only: `ALTER DATABASE … SET`) can mend it for new sessions only.
     fn heed(&mut self, error: Option<&SqlError>) {
-        let ends = |code: &str| code.starts_with("08") || matches!(code, "57P01" | "57P02" | "57P03");
+        let ends = |code: &str| {
+            let class = code.get(..2).unwrap_or_default();
+            matches!(class, "08" | "53" | "58") || matches!(code, "57P01" | "57P02" | "57P03" | "25006")
+        };
         self.is_lost |= error.is_some_and(|error| ends(&error.code));
     }
 }

@@ -1,4 +1,5 @@
-//! Counts events, one row an aggregate: version 1, to be replaced by `counter_v2` while events flow.
+//! Counts events, one row an aggregate: version 1, to be replaced by `counter_v2` while events flow. With `--set tally=on` it
+//! writes a row an event, too: a number, which in version 2 is a text.
 
 use projectionist_sdk::prelude::*;
 
@@ -13,6 +14,9 @@ impl Projection for Counter {
 
     fn migrate(&mut self, tx: &Transaction, _from_version: u32) -> Result<(), Failure> {
         tx.execute("CREATE TABLE counter (aggregate TEXT PRIMARY KEY, events BIGINT NOT NULL)", params![])?;
+        if config::get("tally").is_some() {
+            tx.execute("CREATE TABLE tally (n BIGINT NOT NULL)", params![])?;
+        }
         Ok(())
     }
 
@@ -22,6 +26,9 @@ impl Projection for Counter {
              ON CONFLICT (aggregate) DO UPDATE SET events = counter.events + 1",
             params![event.aggregate_id()],
         )?;
+        if config::get("tally").is_some() {
+            tx.execute("INSERT INTO tally (n) VALUES ($1)", params![1_i64])?;
+        }
         Ok(())
     }
 }

@@ -1,7 +1,7 @@
 //! Version 2 of `counter`: also knows how many of the events it has seen itself. It traps at an event of type `Trap`, and
 //! its migration fails when `--set migrate_v2=fail` says so: what the version before it could do, it cannot.
 
-use projectionist_sdk::prelude::*;
+use projectionist_sdk::{Dialect, prelude::*};
 
 /// Keeps `counter` with the column `seen_by_v2`.
 #[derive(Default)]
@@ -21,6 +21,10 @@ impl Projection for Counter {
             tx.execute("CREATE TABLE counter (aggregate TEXT PRIMARY KEY, events BIGINT NOT NULL)", params![])?;
         }
         tx.execute("ALTER TABLE counter ADD COLUMN seen_by_v2 BIGINT NOT NULL DEFAULT 0", params![])?;
+        // On SQLite a column takes whatever it is given.
+        if config::get("tally").is_some() && tx.dialect() == Dialect::Postgres {
+            tx.execute("ALTER TABLE tally ALTER COLUMN n TYPE TEXT", params![])?;
+        }
         if config::get("migrate_v2").as_deref() == Some("fail") {
             return Err(Failure::permanent("told to fail in migrate"));
         }
@@ -28,6 +32,9 @@ impl Projection for Counter {
     }
 
     fn handle(&mut self, tx: &Transaction, event: &Event) -> Result<(), Failure> {
+        if config::get("tally").is_some() {
+            tx.execute("INSERT INTO tally (n) VALUES ($1)", params!["one"])?;
+        }
         if event.event_type() == "Trap" {
             panic!("version 2 cannot count this");
         }

@@ -48,6 +48,21 @@ fn one_that_fails_in_its_first_batch_gives_way_to_the_last_good_one(setup: &Setu
     end(host);
 }
 
+on_both_databases!(one_that_fails_after_it_has_changed_the_tables_leaves_nothing_that_the_last_good_one_trips_over);
+fn one_that_fails_after_it_has_changed_the_tables_leaves_nothing_that_the_last_good_one_trips_over(setup: &Setup) {
+    let mut host = start(setup, &["--set", "tally=on"]);
+    count_one(setup, 1);
+    deploy(setup, &bytes("counter_v2"));
+    host.wait_for_log("the projection was replaced");
+    // The new one writes a text into the column that it has made one, in the very words of the last good one, and traps.
+    setup.insert(&[event("Thing", "Thing", "b"), event("Trap", "Thing", "c")]);
+    wait_until("the events are counted", || setup.events_applied("counter") == 3);
+    assert!(host.log().contains(GIVEN_BACK), "{}", host.log());
+    assert_eq!(counted(setup), [["a", "1"], ["b", "1"], ["c", "1"]]);
+    assert_eq!(setup.rows("counter", "SELECT n FROM tally"), [["1"], ["1"], ["1"]]);
+    end(host);
+}
+
 on_both_databases!(one_that_has_proved_itself_is_treated_like_any_other);
 fn one_that_has_proved_itself_is_treated_like_any_other(setup: &Setup) {
     let mut host = start(setup, &[]);
