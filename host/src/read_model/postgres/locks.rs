@@ -166,7 +166,12 @@ impl Locks {
         let mut holding = self.0.session.lock().await;
         if holding.connection.is_none() {
             let connected = tokio::time::timeout(2 * PATIENCE, self.connect(owner, &mut holding)).await;
-            connected.unwrap_or_else(|_| Err(self.0.database.error(doing, silent(2 * PATIENCE))))?;
+            let connected = connected.unwrap_or_else(|_| Err(self.0.database.error(doing, silent(2 * PATIENCE))));
+            if let Err(error) = connected {
+                // Whoever waits for an answer elsewhere waits for the same server.
+                self.lose(&mut holding);
+                return Err(error);
+            }
         }
         let Some(connection) = &mut holding.connection else { unreachable!("it was made") };
         let error = match tokio::time::timeout(PATIENCE, work(connection)).await {

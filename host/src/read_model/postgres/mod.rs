@@ -38,7 +38,7 @@ pub use shared::Shared;
 pub use store::PostgresStore;
 pub use takeover::{beat, depose};
 
-use sqlx::postgres::PgDatabaseError;
+use sqlx::postgres::{PgDatabaseError, PgSeverity};
 
 use super::value::{SqlError, sqlstate};
 
@@ -56,6 +56,14 @@ fn sql_error(error: &sqlx::Error) -> SqlError {
                 .is_some_and(|error| error.routine() == Some(REVALIDATION)) =>
         {
             SqlError::retryable(sqlstate::CONNECTION_FAILURE, format!("a new session is needed: {}", error.message()))
+        }
+        // Whatever the reason, the session has ended: `idle_session_timeout`, say.
+        sqlx::Error::Database(error)
+            if error
+                .try_downcast_ref::<PgDatabaseError>()
+                .is_some_and(|error| matches!(error.severity(), PgSeverity::Fatal | PgSeverity::Panic)) =>
+        {
+            SqlError::retryable(sqlstate::CONNECTION_FAILURE, error.message())
         }
         sqlx::Error::Database(error) => {
             let code = error.code().unwrap_or_default().into_owned();

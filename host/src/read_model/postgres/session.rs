@@ -148,10 +148,11 @@ impl Session {
             return Ok(());
         }
         let change = self.settings.change_to(settings);
+        let is_emptied = change == Change::Everything;
         let known = &mut self.known;
         let connection = self.connection.as_mut().ok_or_else(gone)?;
         let set = self.database.block_on(patiently(async {
-            if change == Change::Everything {
+            if is_emptied {
                 // What another projection has left in the session goes, and what the driver remembers of it.
                 known.forget();
                 connection.clear_cached_statements().await?;
@@ -169,7 +170,7 @@ impl Session {
         match set {
             Ok(()) => {
                 // What works as the host alone leaves the role for who comes next.
-                let role = settings.role.clone().or_else(|| self.settings.role.take());
+                let role = settings.role.clone().or_else(|| self.settings.role.take().filter(|_| !is_emptied));
                 self.settings = Settings { role, ..settings.clone() };
                 Ok(())
             }
@@ -253,9 +254,10 @@ impl Session {
             // It may have rested for a while, and a claim may wait for others: so it is seen that it is there.
             patiently(connection.ping()).await.map_err(|error| database.error(doing, error))?;
             tokio::select! {
+                // First, so that nothing is asked of a connection for claims that has come since, and whose answer nobody hears.
                 biased;
-                done = work(connection) => done,
                 () = lost => Err(database.error(doing, silent(PATIENCE))),
+                done = work(connection) => done,
             }
         });
         self.is_lost |= done.is_err();
@@ -379,6 +381,10 @@ impl Settings {
         let mut sql = String::new();
         if self.application != to.application {
             sql.push_str(&format!("SET application_name = '{}';", to.application.replace('\'', "''")));
+        }
+        if to.time.is_none() && self.time.is_some() {
+            // The limits are the projection's, and a claim may wait for another's `migrate`.
+            sql.push_str("RESET statement_timeout; RESET lock_timeout;");
         }
         if let Some(time) = to.time
             && self.time != to.time

@@ -55,7 +55,10 @@ impl Membership for Place {
         database.block_on(bounded(database, async {
             let row: Option<(i64, String)> =
                 sqlx::query_as(ROSTER).bind(&*set).fetch_optional(&mut *connection).await.map_err(failed)?;
-            let Some((generation, roster)) = row else { return Ok(Look::default()) };
+            let Some((generation, roster)) = row else {
+                let own_beat = own_beat(connection, member).await.map_err(failed)?;
+                return Ok(Look { own_beat, ..Look::default() });
+            };
             let roster = parse(database, &roster)?;
             let lives = lives(connection, set, &roster, Some(member)).await.map_err(failed)?;
             let own_beat = match roster.has(member) {

@@ -29,8 +29,10 @@ impl Client {
         authority: Option<(String, String)>,
         timeout: Duration,
     ) -> Result<Self, TracesError> {
-        let mut config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false);
-        if endpoint.starts_with("https:") {
+        // A collector has one address: to follow another would take the spans, and the headers that let them in, who knows where.
+        let config = Agent::config_builder().timeout_global(Some(timeout)).http_status_as_error(false).max_redirects(0);
+        let mut config = config.max_redirects_will_error(false);
+        if endpoint.get(..6).is_some_and(|scheme| scheme.eq_ignore_ascii_case("https:")) {
             let provider = Arc::new(rustls::crypto::ring::default_provider());
             let roots = RootCerts::new_with_certs(&authorities(authority)?);
             let tls = TlsConfig::builder().unversioned_rustls_crypto_provider(provider).root_certs(roots).build();

@@ -156,11 +156,19 @@ impl Traces {
             .with_batch_exporter(Told { exporter, client, away: Mutex::default() })
             .with_resource(resource.build())
             .build();
-        tracing::info!(endpoint = endpoint.as_deref().unwrap_or("http://localhost:4318"), "spans are sent");
+        tracing::info!(endpoint = shown(endpoint.as_deref().unwrap_or("http://localhost:4318")), "spans are sent");
         // Traces are started once a process.
         TRACER.set(provider.tracer("projectionist")).ok();
         Ok(Some(Self(provider)))
     }
+}
+
+/// An address without what may be a secret in it: user and password, path and query.
+fn shown(endpoint: &str) -> String {
+    let (scheme, rest) = endpoint.split_once("://").unwrap_or(("http", endpoint));
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    format!("{scheme}://{host}")
 }
 
 impl Drop for Traces {
