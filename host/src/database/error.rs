@@ -113,6 +113,14 @@ pub enum DatabaseError {
     /// The host's login may not see to the role that a projection's SQL runs as.
     #[error(transparent)]
     RoleRefused(Box<RoleRefused>),
+    /// A projection is called as the host's user.
+    #[error("no projection can be called {projection}: that is the user that the host logs in to {database} as")]
+    NameOfLogin {
+        /// Which database.
+        database: String,
+        /// Which projection.
+        projection: String,
+    },
     /// The server does not let the role of a projection in (`--isolation login`).
     #[error(transparent)]
     LoginOfRoleRefused(Box<LoginOfRoleRefused>),
@@ -213,6 +221,7 @@ impl DatabaseError {
                 "run these statements once, as an administrator; or give the host's login CREATEROLE, and the ownership of \
                  what it made before, and it does that itself for each projection",
             ),
+            Self::NameOfLogin { .. } => Some("run it under another name: --plugin NAME=FILE"),
             Self::LoginOfRoleRefused(_) => Some(
                 "let it in as the message says: it has another password for each login; or run what you trust with --isolation role",
             ),
@@ -233,6 +242,7 @@ impl DatabaseError {
             | Self::Newer { .. }
             | Self::RoleRefused(_)
             | Self::LoginOfRoleRefused(_)
+            | Self::NameOfLogin { .. }
             | Self::UnsafeEvents { .. } => true,
             Self::Unreachable { .. }
             | Self::Tls { .. }

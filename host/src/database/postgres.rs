@@ -80,7 +80,17 @@ impl Postgres {
         application: &str,
     ) -> Result<PgConnection, DatabaseError> {
         let options = PgConnectOptions::clone(&self.options).username(role).password(password);
-        self.connect_with(options.application_name(application)).await
+        self.connect_with(options.application_name(application).statement_cache_capacity(0)).await
+    }
+
+    /// One connection that will run what a projection says. The driver prepares nothing in it under a name: a projection that
+    /// got past the guard could prepare something else under the same one, and the host would run it.
+    ///
+    /// # Errors
+    /// As [`Postgres::connect`].
+    pub async fn connect_for_projections(&self, application: &str) -> Result<PgConnection, DatabaseError> {
+        let options = PgConnectOptions::clone(&self.options).application_name(application);
+        self.connect_with(options.statement_cache_capacity(0)).await
     }
 
     /// The line of `pg_hba.conf` that lets a role in here with its password.

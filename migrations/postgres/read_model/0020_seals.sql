@@ -39,7 +39,9 @@ DECLARE
     made BYTEA;
 BEGIN
     PERFORM projectionist.check_login(what->>'projection');
+    -- Only for the claim that counts: whoever has made another, or ended this one, may not have touched the key.
     SELECT inner_key, outer_key INTO key FROM projectionist.seals
+    JOIN projectionist.checkpoints USING (projection, total_partitions, partition_key, epoch)
     WHERE projection = what->>'projection' AND total_partitions = (what->>'total')::int
       AND partition_key = (what->>'key')::int AND epoch = (what->>'epoch')::bigint;
     IF NOT FOUND THEN

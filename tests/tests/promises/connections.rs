@@ -71,9 +71,9 @@ fn threads(pid: u32) -> Vec<(String, i32)> {
 
 on_both_databases!(projections_of_lower_priority_yield_to_the_others);
 fn projections_of_lower_priority_yield_to_the_others(setup: &Setup) {
-    setup.insert(&load(100));
+    setup.insert(&(0..20).map(|number| note(&format!("a{number}"))).collect::<Vec<_>>());
     let host = start_three(setup, &["--for", "one.priority=high", "--for", "three.priority=low", "--connections", "1"]);
-    wait_until("all three have applied all", || NAMES.iter().all(|name| setup.count(name, "notes") == 100));
+    wait_until("all three have applied all", || NAMES.iter().all(|name| setup.count(name, "notes") == 20));
     let threads = threads(host.pid());
     for (name, niceness) in NAMES.iter().zip([0, 5, 10]) {
         let thread = format!("{name} 0 of 1");

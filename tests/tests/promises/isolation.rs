@@ -178,3 +178,47 @@ fn a_file_has_no_logins() {
     let inspected = setup.run(["plugin", "inspect", &plugin("saboteur"), "--isolation", "login"]);
     assert!(inspected.success().stdout.lines().any(|line| line.starts_with("isolation") && line.ends_with("login")));
 }
+
+#[test]
+fn what_a_projection_has_planted_in_its_schema_is_run_by_nothing_that_the_host_does() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    catch_up(&setup, &[]).success();
+    // Past the guard: what fits the host's own statements better than the catalogue's operators and functions do.
+    let plant = format!(
+        r#"CREATE TABLE public.loot (who TEXT);
+           SET ROLE "{}"; SET search_path = saboteur;
+           CREATE FUNCTION loot() RETURNS TEXT LANGUAGE plpgsql AS $$ BEGIN
+               INSERT INTO public.loot VALUES (current_user);
+               RETURN '';
+           EXCEPTION WHEN insufficient_privilege THEN RETURN '';
+           END $$;
+           CREATE FUNCTION cat(TEXT, OID) RETURNS TEXT LANGUAGE sql AS $$ SELECT loot() || concat($1, $2) $$;
+           CREATE OPERATOR || (LEFTARG = TEXT, RIGHTARG = OID, FUNCTION = cat);
+           CREATE FUNCTION format(TEXT, TEXT, NAME) RETURNS TEXT LANGUAGE sql AS
+               $$ SELECT loot() || pg_catalog.format($1, VARIADIC ARRAY[$2, $3::text]) $$;
+           RESET ROLE"#,
+        role(&setup)
+    );
+    setup.read_model().connect().execute(&plant);
+    for isolation in ["role", "login"] {
+        setup.insert(&[note("a")]);
+        catch_up(&setup, &["--isolation", isolation]).success();
+        assert_eq!(setup.read_model().connect().rows("SELECT who FROM public.loot"), [[""; 0]; 0], "{isolation}");
+    }
+    assert_eq!((noted(&setup), setup.events_applied("saboteur")), (3, 3));
+}
+
+#[test]
+fn no_projection_is_called_as_the_hosts_user() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    let named = format!("postgres={}", plugin("saboteur"));
+    let output = setup.run(["run", "--once", "--plugin", &named]);
+    let error = output.exited(2).error();
+    assert!(
+        error.contains("no projection can be called postgres: that is the user that the host logs in to"),
+        "{error}"
+    );
+    assert!(error.ends_with("hint: run it under another name: --plugin NAME=FILE"), "{error}");
+}

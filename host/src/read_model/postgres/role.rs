@@ -96,6 +96,14 @@ impl Role {
             .await
             .map_err(failed)?;
         let found = Self::find(&mut transaction, projection, schema).await.map_err(failed)?;
+        // Its schema would come first in every session of that user's (`"$user"`), the host's among them.
+        if projection == found.login {
+            transaction.rollback().await.ok();
+            return Err(DatabaseError::NameOfLogin {
+                database: database.name().to_owned(),
+                projection: projection.to_owned(),
+            });
+        }
         let mut statements = found.missing(schema);
         if isolation == Isolation::Login {
             statements.extend(found.missing_for_a_login(schema));

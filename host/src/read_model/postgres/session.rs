@@ -22,7 +22,7 @@ use super::pool::Room;
 use super::prepared::Known;
 use super::role::Role;
 use super::statements::{Message, Part};
-use super::store::search_path;
+use super::store::HOSTS_PATH;
 use super::takeover::sessions_key;
 use super::{decode, login, sql_error};
 use crate::database::{DatabaseError, Postgres};
@@ -114,7 +114,7 @@ impl Session {
     pub(super) fn open(database: &Postgres, room: Room, settings: Settings) -> Result<Self, DatabaseError> {
         database.block_on(async {
             let mut connection = match settings.login() {
-                None => database.connect(&settings.application).await?,
+                None => database.connect_for_projections(&settings.application).await?,
                 Some(role) => {
                     // One after the other, so for as long as all of them take.
                     let open = login::open(database, role, &settings.schema, &settings.application);
@@ -360,12 +360,10 @@ impl Settings {
         let of = Self { schema: self.schema.clone(), owner: self.owner.clone(), ..Self::default() };
         let Change::Some(rest) = of.change_to(self) else { unreachable!("the schema is the same") };
         format!(
-            // Temporary tables would otherwise be found before anybody else's, the catalogue's included.
-            "{}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
+            "{HOSTS_PATH}; SET timezone = 'UTC'; SET datestyle = 'ISO, YMD'; SET intervalstyle = 'iso_8601';
              SET standard_conforming_strings = on; SET bytea_output = 'hex'; SET client_min_messages = warning;
              SET default_transaction_isolation = 'read committed'; SET default_transaction_read_only = off;
              SELECT pg_advisory_lock_shared({}); {rest}",
-            search_path(&self.schema),
             sessions_key(&self.owner)
         )
     }

@@ -20,8 +20,12 @@ use super::statements::{Message, Statements};
 use super::{grants, quote_identifier, sealed, sql_error, storable};
 use crate::event::Position;
 
-/// Looks names up in a projection's schema, and in nobody's temporary tables before.
-pub(super) fn search_path(projection: &str) -> String {
+/// Where the host's own statements look names up. In a projection's schema they could find an operator or a function of the
+/// projection's that fits better than the catalogue's, and would run it as the host.
+pub(super) const HOSTS_PATH: &str = "SET search_path = pg_catalog, pg_temp";
+
+/// Looks names up in a projection's schema, and in nobody's temporary tables before. Said whenever the projection is to act.
+fn search_path(projection: &str) -> String {
     format!("SET search_path = {}, pg_temp", quote_identifier(projection))
 }
 
@@ -45,7 +49,7 @@ pub struct PostgresStore {
     pub(super) slot: Slot,
     /// What moves its checkpoint.
     pub(super) fence: Fence,
-    /// Where names are looked up: said again whenever the projection's statements are done.
+    /// Where the projection's names are looked up.
     search_path: String,
     /// Where the checkpoint stands, as this worker knows it.
     position: Position,
@@ -120,6 +124,7 @@ impl PostgresStore {
                 let enter = self.role.enter();
                 self.statements.keep_own(&enter);
             }
+            self.statements.keep_own(&self.search_path);
             self.acting = Acting::Projection;
         }
         self.has_run = true;
@@ -128,11 +133,11 @@ impl PostgresStore {
     /// What is kept next runs as the host, if the role is still the projection's.
     fn act_as_host(&mut self) {
         if self.acting == Acting::Projection {
+            // Before the host's first word: a setting outlives a role.
+            self.statements.keep_own(HOSTS_PATH);
             if !self.is_own_login() {
                 self.statements.keep_own(role::LEAVE);
             }
-            // A setting outlives a role: names in the host's statements must not be the projection's.
-            self.statements.keep_own(&self.search_path);
             self.acting = Acting::Host;
         }
     }
@@ -144,14 +149,15 @@ impl PostgresStore {
         self.arrive().map_err(|failed| failed.error)?;
         self.act_as_host();
         let message = self.statements.take();
-        let check = message.parts.len().checked_sub(2).filter(|_| checked);
+        let check = message.parts.len().checked_sub(1).filter(|_| checked);
         self.send_message(message, Answer::Unwanted).map(drop).map_err(|failed| role_lost(failed, check))
     }
 
     /// Which transaction this is, and as whom. What was kept is sent before.
     fn identity(&mut self) -> Result<(String, String), SqlError> {
         self.send_kept(Answer::Unwanted)?;
-        let identity = sqlx::query_as("SELECT pg_current_xact_id()::text, current_user::text");
+        let identity =
+            sqlx::query_as("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text, current_user::pg_catalog.text");
         self.session.run(async |connection| identity.fetch_one(connection).await)
     }
 
@@ -497,9 +503,11 @@ impl Store for PostgresStore {
 
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
         if self.has_run {
-            // What was deferred runs as whoever set it off, and not as the host.
+            // What was deferred runs as whoever set it off, and not as the host: constraints, and cursors that would outlive
+            // the transaction and are read to their end at its commit.
             self.act_as_projection();
             self.statements.keep_own("SET CONSTRAINTS ALL IMMEDIATE");
+            self.statements.keep_own("CLOSE ALL");
             self.act_as_host();
         }
         self.statements.keep_own(&self.fence.advance(self.position, advance));
@@ -521,7 +529,7 @@ impl Store for PostgresStore {
                 self.rollback().ok();
                 let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
-                    let check = fence.checked_sub(2).filter(|_| self.has_run && !self.is_own_login());
+                    let check = fence.checked_sub(1).filter(|_| self.has_run && !self.is_own_login());
                     return Err(role_lost(SendError { error, at, part: None }, check).into());
                 }
                 // Who lost the connection that holds the claim has lost the claim, and claims again like anybody else.
