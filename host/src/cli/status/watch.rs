@@ -132,7 +132,7 @@ mod tests {
             age_seconds: 0.0,
             blockers: vec![],
         };
-        Report { horizon, projections: vec![projection], replica_sets: vec![] }
+        Report { horizon, months_ahead: None, projections: vec![projection], replica_sets: vec![] }
     }
 
     #[test]
