@@ -1,7 +1,7 @@
 //! `host run`: runs projections until it is told to stop, or (`--once`) until they have caught up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::read_model::heartbeat::Heartbeat;
 use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
 use crate::telemetry::metrics::Meter;
+use crate::telemetry::traces::otlp;
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -197,14 +198,14 @@ impl Run {
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let stop = Stop::default();
-        stop_on_signals(context, &stop);
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        stop_on_signals(context, &stop, Some(patience));
         let hangups = hangups(context);
         let http = self.http.bind()?;
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
         let shared = self.replicas.shared(&names)?;
-        let patience = Duration::from_secs(self.shutdown_timeout);
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
@@ -473,8 +474,9 @@ pub fn owner() -> String {
     format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
-/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself.
-pub fn stop_on_signals(context: &Context, stop: &Stop) {
+/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself. Then spans that
+/// wait to be sent have what `patience` leaves, of which the workers have the first part.
+pub fn stop_on_signals(context: &Context, stop: &Stop, patience: Option<Duration>) {
     let stop = stop.clone();
     // Signals are listened for here and now: on a busy machine the runtime may come to it when a batch has long begun.
     let _in_the_runtime = context.runtime.enter();
@@ -487,6 +489,9 @@ pub fn stop_on_signals(context: &Context, stop: &Stop) {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing the batch"),
             _ = interrupt.recv() => tracing::info!("interrupted: finishing the batch"),
+        }
+        if let Some(patience) = patience {
+            otlp::end_by(Instant::now() + patience);
         }
         stop.request();
     });
