@@ -205,7 +205,7 @@ impl Run {
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
-        let shared = self.replicas.shared(&names)?;
+        let shared = self.replicas.shared(&names, context.configured())?;
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
@@ -213,17 +213,13 @@ impl Run {
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            if !self.overrides.is_empty() {
-                let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
-                return Err(UsageError::new("--for with a replica set", hint).into());
-            }
+            overrides::refuse_workers(&self.overrides, &shared)?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
             serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
-            let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            let options = self.loop_options.options(self.until());
-            share(&ground, &slots, shared, (options, &crew), &stop, patience)?
+            let stale_after = self.loop_options.options(self.until()).stale_after;
+            share(&ground, &jobs, shared, (stale_after, &crew), &stop, patience)?
         };
         Ended::result(Ended::of(outcomes))
     }
@@ -437,22 +433,22 @@ impl Drop for StopAll {
 /// and whoever watches over it starts it again.
 fn share(
     ground: &Ground,
-    slots: &[Arc<PluginSlot>],
+    jobs: &[Job],
     shared: Vec<Shared>,
-    (options, crew): (Options, &Crew),
+    (stale_after, crew): (Option<Duration>, &Crew),
     stop: &Stop,
     patience: Duration,
 ) -> anyhow::Result<Vec<Outcome>> {
     let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
-        let of_set = |slot: &&Arc<PluginSlot>| projections.contains(&slot.get().descriptor.name);
+        let of_set = |job: &&Job| projections.contains(&job.slot.get().descriptor.name);
         let replica = Replica {
             set: set.clone(),
             slots: number,
-            plugins: slots.iter().filter(of_set).map(Arc::clone).collect(),
+            plugins: jobs.iter().filter(of_set).map(|job| (Arc::clone(&job.slot), job.options)).collect(),
             feed: ground.feed.clone(),
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),
-            options,
+            stale_after,
             crew: crew.clone(),
             stop: stop.clone(),
         };
