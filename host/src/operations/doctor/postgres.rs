@@ -238,7 +238,7 @@ async fn months(connection: &mut PgConnection, name: &str, findings: &mut Findin
     }
     let default: Option<String> = sqlx::query_scalar(
         "SELECT partdefid::regclass::text FROM pg_partitioned_table JOIN pg_trigger ON tgrelid = partrelid
-         WHERE partrelid = 'events'::regclass AND tgname = 'projectionist_keys' AND partdefid <> 0",
+         WHERE partrelid = 'events'::regclass AND tgname = 'projectionist_keys' AND has_table_privilege(partdefid, 'SELECT')",
     )
     .fetch_optional(&mut *connection)
     .await?;
