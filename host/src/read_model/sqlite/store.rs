@@ -1,13 +1,15 @@
 //! The transaction of a worker on SQLite. Statements run in place, on the worker's thread, as they come.
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use fnv::FnvHashSet;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
 
 use super::super::checkpoint::{Advance, Epoch, Slot};
 use super::super::checkpoint::{Found, Mine};
@@ -35,12 +37,19 @@ const COLUMNS: i32 = 200;
 /// interrupts it: some ten seconds for this and 32 MiB of the worst text.
 const PATTERN: i32 = 128;
 
+/// How many numbers of statements are kept that are the projection's.
+const OTHERS: usize = 1_024;
+
 /// A claimed partition in a projection's file.
 pub struct SqliteStore {
     /// The file.
     pub(super) connection: Connection,
     /// Whose statement is compiled.
     compiling: Compiling,
+    /// The texts that were compiled for the host, and are kept.
+    hosts: RefCell<FnvHashSet<&'static str>>,
+    /// Statements that have run as the projection's, by their numbers, and so are not looked for among those.
+    others: FnvHashSet<u32>,
     /// Says that this process works on the partition, for as long as it is open.
     _lock: Arc<File>,
     /// Which partition.
@@ -111,6 +120,8 @@ impl SqliteStore {
         Ok(Self {
             connection,
             compiling,
+            hosts: RefCell::default(),
+            others: FnvHashSet::default(),
             _lock: lock,
             slot,
             position,
@@ -133,15 +144,34 @@ impl SqliteStore {
         Ok(())
     }
 
+    /// A statement of the host's, compiled once.
+    pub(super) fn hosts(&self, sql: &'static str) -> rusqlite::Result<CachedStatement<'_>> {
+        self.hosts.borrow_mut().insert(sql.trim());
+        self.connection.prepare_cached(sql)
+    }
+
     /// Runs a statement of the host's, and gives how many rows it changed.
-    pub(super) fn host(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
-        let run = || self.connection.prepare_cached(sql)?.execute(parameters);
+    pub(super) fn host(&self, sql: &'static str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
+        let run = || self.hosts(sql)?.execute(parameters);
         run().map_err(|error| sql_error(&error))
+    }
+
+    /// Refuses a statement whose text is one of the host's own, letter for letter. What is compiled is kept by its text, and the
+    /// authorizer is asked when it is compiled: the projection would run what was compiled for the host.
+    fn refuse_hosts_own(&self, judged: &Judged) -> Result<(), SqlError> {
+        match self.hosts.borrow().contains(judged.sql.trim()) {
+            true => Err(SqlError::permanent("42000", "the statement is one of the host's own")),
+            false => Ok(()),
+        }
     }
 
     /// Runs a statement of the guest's.
     fn guest(&mut self, judged: &Judged, parameters: &[Value]) -> Result<Rowset, SqlError> {
         self.ensure_begun()?;
+        let is_known = self.others.contains(&judged.number);
+        if !is_known {
+            self.refuse_hosts_own(judged)?;
+        }
         let whose = match judged.kind {
             Kind::Reading | Kind::Writing => Whose::GuestRows,
             Kind::Definition => Whose::GuestDefinition,
@@ -150,6 +180,13 @@ impl SqliteStore {
         // Stepping may compile again, when the schema has changed; so all of it is the guest's.
         let result = self.compiling.of(whose, || self.run(judged, parameters));
         self.deadline.set(None);
+        if !is_known && result.is_ok() {
+            // The authorizer has let it through.
+            if self.others.len() >= OTHERS {
+                self.others.clear();
+            }
+            self.others.insert(judged.number);
+        }
         // A conflict clause can end a transaction (`OR ROLLBACK`). The guard refuses that; were it to miss one, what comes
         // after would commit by itself, statement by statement.
         if self.connection.is_autocommit() && result.is_ok() {
@@ -346,7 +383,7 @@ impl Store for SqliteStore {
 
     fn is_paused(&mut self) -> Result<bool, SqlError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM _projectionist_pauses WHERE projection = ?1)";
-        let ask = || self.connection.prepare_cached(sql)?.query_row([&self.slot.projection], |row| row.get(0));
+        let ask = || self.hosts(sql)?.query_row([&self.slot.projection], |row| row.get(0));
         ask().map_err(|error| sql_error(&error))
     }
 
