@@ -4,6 +4,7 @@
 SEED :=
 MINUTES := 30
 DATABASE := both
+ISOLATION := role
 # What `make bench` takes: how often each pair is run, and which cases; all without.
 ROUNDS := 5
 CASES :=
@@ -45,12 +46,12 @@ check: ## Formatting, lints and documentation, every warning an error
 	cargo clippy --locked --manifest-path tests/plugins/Cargo.toml --target-dir $(TARGET)/plugins-native --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --document-private-items
 
-chaos: ## Torment hosts at random: make chaos [SEED=number] [MINUTES=30] [DATABASE=postgres|sqlite|both]
+chaos: ## Torment hosts at random: make chaos [SEED=number] [MINUTES=30] [DATABASE=postgres|sqlite|both] [ISOLATION=role|login]
 	@scripts/ensure-postgres
 	@scripts/build-plugins tests/plugins
 	cargo build --release --locked -p projectionist-host --bin host
 	cargo build --release --locked -p projectionist-tests --bin chaos
-	@$(TARGET)/release/chaos SEED=$(SEED) MINUTES=$(MINUTES) DATABASE=$(DATABASE)
+	@$(TARGET)/release/chaos SEED=$(SEED) MINUTES=$(MINUTES) DATABASE=$(DATABASE) ISOLATION=$(ISOLATION)
 
 bench: plugins ## Measure the host against loops written by hand: make bench [ROUNDS=5] [CASES="name …"]
 	@scripts/ensure-postgres

@@ -58,9 +58,10 @@ pub use setup::{Checkpoint, DeadLetter, Setup};
 pub use small_disk::SmallDisk;
 pub use wait::{wait_for, wait_until};
 
-// Only the tests in tests/ make guests by hand, and read events as the host does.
+use projectionist_host as _; // of the tests in tests/, and of the program `unguarded`
+// Only the tests in tests/ make guests by hand.
 #[cfg(test)]
 use {
-    opentelemetry_proto as _, projectionist_host as _, prost as _, rcgen as _, rustls as _, wasm_encoder as _,
-    wat as _, wit_component as _, wit_parser as _,
+    opentelemetry_proto as _, prost as _, rcgen as _, rustls as _, wasm_encoder as _, wat as _, wit_component as _,
+    wit_parser as _,
 };

@@ -19,6 +19,29 @@ macro_rules! on_both_databases {
     };
 }
 
+/// As [`on_both_databases!`], and on Postgres once more with projections that log in by themselves (`--isolation login`).
+#[macro_export]
+macro_rules! on_both_databases_and_by_login {
+    ($test:ident) => {
+        mod $test {
+            #[test]
+            fn sqlite() {
+                super::$test(&$crate::Setup::new($crate::Kind::Sqlite));
+            }
+
+            #[test]
+            fn postgres() {
+                super::$test(&$crate::Setup::new($crate::Kind::Postgres));
+            }
+
+            #[test]
+            fn postgres_by_login() {
+                super::$test(&$crate::Setup::new($crate::Kind::Postgres).with_variable("ISOLATION", "login"));
+            }
+        }
+    };
+}
+
 /// Runs a test with events and read models in every combination of databases: `on_all_combinations!(name);` beside
 /// `fn name(setup: &Setup)`.
 #[macro_export]

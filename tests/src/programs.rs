@@ -27,6 +27,15 @@ pub fn host() -> PathBuf {
     existing(path, "cargo build -p projectionist-host --bin host").into()
 }
 
+/// The program `unguarded`, which cargo builds with the tests: the host with its guard switched off.
+///
+/// # Panics
+/// When it is not there.
+#[must_use]
+pub fn unguarded() -> PathBuf {
+    existing(profile().join("unguarded"), "cargo build -p projectionist-tests --bin unguarded").into()
+}
+
 /// Where the hosts of tests keep compiled code, so that each plugin is compiled once and not once a process.
 #[must_use]
 pub fn cache() -> PathBuf {

@@ -18,6 +18,8 @@ pub struct Setup {
     read_model: Option<Database>,
     /// The hosts' working folder.
     folder: TempDir,
+    /// Variables of the hosts' environment.
+    variables: Vec<(&'static str, String)>,
 }
 
 /// A checkpoint, as the read model's database has it.
@@ -81,7 +83,7 @@ impl Setup {
     /// One database of a server of the test's own, without any table.
     #[must_use]
     pub fn empty_on(cluster: &Cluster) -> Self {
-        Self { source: Database::on(cluster), read_model: None, folder: folder() }
+        Self { source: Database::on(cluster), read_model: None, folder: folder(), variables: Vec::new() }
     }
 
     /// Events in one kind of database, read models in one that is there already, with the host's tables in both.
@@ -97,7 +99,14 @@ impl Setup {
     #[must_use]
     pub fn empty(kind: Kind) -> Self {
         let folder = folder();
-        Self { source: Database::new(kind, folder.path()), read_model: None, folder }
+        Self { source: Database::new(kind, folder.path()), read_model: None, folder, variables: Vec::new() }
+    }
+
+    /// The same, with a variable in the environment of every host.
+    #[must_use]
+    pub fn with_variable(mut self, name: &'static str, value: &str) -> Self {
+        self.variables.push((name, value.to_owned()));
+        self
     }
 
     /// The database with the events.
@@ -146,6 +155,15 @@ impl Setup {
         command
     }
 
+    /// As [`Setup::command`], of the host with its guard switched off: whatever a projection says goes to its database.
+    #[must_use]
+    pub fn unguarded<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Command {
+        let mut command = Command::new(programs::unguarded());
+        self.prepare(&mut command);
+        command.args(arguments);
+        command
+    }
+
     /// As [`Setup::command`], without the power of root to open what its permissions forbid.
     #[must_use]
     pub fn unprivileged<I: IntoIterator<Item: AsRef<OsStr>>>(&self, arguments: I) -> Command {
@@ -180,6 +198,7 @@ impl Setup {
         if let Some(read_model) = &self.read_model {
             command.env("READ_MODEL_URL", read_model.url());
         }
+        command.envs(self.variables.iter().map(|(name, value)| (name, value)));
     }
 
     /// Starts a host: `start(["run", …])`.

@@ -144,13 +144,14 @@ pub fn load(loader: &Loader, plugin: &PluginArgument, settings: &[Setting]) -> a
 /// own.
 ///
 /// # Errors
-/// When there is such a filter or grant.
+/// When there is such a filter or grant, or a projection is called as one of the users.
 pub fn refuse_strangers(
     loader: &Loader,
-    read_model: &DatabaseUrl,
+    (events, read_model): (&DatabaseUrl, &DatabaseUrl),
     projections: &[String],
     elsewhere: &[String],
 ) -> Result<(), UsageError> {
+    refuse_logins([events, read_model], read_model, projections)?;
     if let (DatabaseUrl::Sqlite(_), Some(grant)) = (read_model, loader.terms().filters.grants.first()) {
         let message =
             format!("--grant-read {}: a projection in SQLite has a file of its own, and reads no other", grant.value);
@@ -174,9 +175,47 @@ pub fn refuse_strangers(
     }
 }
 
+/// Refuses projections that are called as a user of the database that they write into: whatever logs in as that one, the
+/// reader of the events among them, would look names up in the projection's schema first (`"$user"`). Where the URLs name
+/// the same database in two ways it still has one name.
+fn refuse_logins(users: [&DatabaseUrl; 2], read_model: &DatabaseUrl, projections: &[String]) -> Result<(), UsageError> {
+    let named = |url: &DatabaseUrl| match url {
+        DatabaseUrl::Sqlite(_) => None,
+        DatabaseUrl::Postgres(options) => {
+            let user = options.get_username();
+            Some((options.get_database().unwrap_or(user).to_owned(), user.to_owned()))
+        }
+    };
+    let Some((database, _)) = named(read_model) else { return Ok(()) };
+    for url in users {
+        let is_user = |name: &&String| named(url) == Some((database.clone(), (*name).clone()));
+        if let Some(name) = projections.iter().find(is_user) {
+            let message =
+                format!("no projection can be called {name}: that is the user that the host logs in to {url} as");
+            return Err(UsageError::new(message, "run it under another name: --plugin NAME=FILE"));
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_projection_is_called_as_a_user_of_its_database() {
+        let url = |text: &str| text.parse::<DatabaseUrl>().unwrap();
+        let refused = |events: &str, read_model: &str| {
+            let (events, read_model) = (url(events), url(read_model));
+            refuse_logins([&events, &read_model], &read_model, &["orders".to_owned(), "app".to_owned()]).is_err()
+        };
+        assert!(refused("postgres://app@a/shop", "postgres://host@127.0.0.1/shop"), "one server by two names, perhaps");
+        assert!(refused("postgres://host@a/shop", "postgres://app@a/shop"));
+        assert!(refused("sqlite://events.db", "postgres://app@a"), "a database that is called as its user");
+        assert!(!refused("postgres://app@a/shop", "postgres://host@a/models"), "its schema is not there");
+        assert!(!refused("postgres://app@a/shop", "sqlite://models.db"));
+        assert!(!refused("postgres://other@a/shop", "postgres://host@a/shop"));
+    }
 
     /// Name and path of an argument.
     fn read(text: &str) -> (Option<String>, String, bool) {

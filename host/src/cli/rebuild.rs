@@ -115,7 +115,7 @@ impl RebuildCommand {
         let loader = self.loading.loader()?;
         let plugin = load(&loader, &self.plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);
-        refuse_strangers(&loader, &context.read_model, own, context.configured())?;
+        refuse_strangers(&loader, (&context.events, &context.read_model), own, context.configured())?;
         let source = context.existing_events()?;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;

@@ -203,7 +203,7 @@ impl Run {
         let hangups = hangups(context);
         let http = self.http.bind()?;
         let (loader, watched) = self.load()?;
-        let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
+        let jobs = self.jobs(&loader, &watched, (&context.events, &context.read_model), context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
         let shared = self.replicas.shared(&names, context.configured())?;
         let outcomes = if shared.is_empty() {
@@ -247,13 +247,13 @@ impl Run {
         &self,
         loader: &Loader,
         watched: &[Watched],
-        read_model: &DatabaseUrl,
+        databases: (&DatabaseUrl, &DatabaseUrl),
         configured: &[String],
     ) -> anyhow::Result<Vec<Job>> {
         let slots: Vec<_> = watched.iter().map(|watched| Arc::clone(&watched.slot)).collect();
         refuse_doubles(&slots)?;
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
-        refuse_strangers(loader, read_model, &names, configured)?;
+        refuse_strangers(loader, databases, &names, configured)?;
         self.http.refuse_strangers(&names, configured)?;
         overrides::refuse_strangers(&self.overrides, &names, configured)?;
         let usual = self.partitions.list()?;
@@ -277,9 +277,13 @@ impl Run {
     ///
     /// # Errors
     /// When it cannot.
-    pub fn check(&self, read_model: &DatabaseUrl, configured: &[String]) -> anyhow::Result<Vec<(String, String)>> {
+    pub fn check(
+        &self,
+        databases: (&DatabaseUrl, &DatabaseUrl),
+        configured: &[String],
+    ) -> anyhow::Result<Vec<(String, String)>> {
         let (loader, watched) = self.load()?;
-        let jobs = self.jobs(&loader, &watched, read_model, configured)?;
+        let jobs = self.jobs(&loader, &watched, databases, configured)?;
         let told = jobs.iter().map(|Job { slot, partitions, options }| {
             let plugin = slot.get();
             let (version, digest) = (plugin.descriptor.version, plugin.digest.get(..12).unwrap_or_default().to_owned());

@@ -83,8 +83,9 @@ impl Postgres {
         self.connect_with(options.application_name(application).statement_cache_capacity(0)).await
     }
 
-    /// One connection that will run what a projection says. The driver prepares nothing in it under a name: a projection that
-    /// got past the guard could prepare something else under the same one, and the host would run it.
+    /// One connection that will run what a projection says. The driver finds nothing in it under a name: a projection that
+    /// got past the guard could prepare something else under the same one, and the host would run it. Whoever asks something
+    /// here says `persistent(false)`, too: the driver gives names all the same, and forgets them.
     ///
     /// # Errors
     /// As [`Postgres::connect`].

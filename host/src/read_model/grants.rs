@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A table, a view or a materialized view, by schema and name, as Postgres stores them.
+/// A table or a materialized view, by schema and name, as Postgres stores them.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Grant {
     /// Its schema.

@@ -30,6 +30,7 @@ use std::time::{Duration, Instant};
 use faults::{PROJECTIONS, Schedule, Stage};
 use fleet::Fleet;
 use oracle::{Events, Holdings};
+use projectionist_host::read_model::isolation::Isolation;
 use random::Random;
 use report::{Figures, Verdict};
 use writers::{Closing, Office, Writer};
@@ -61,6 +62,8 @@ pub struct Plan {
     pub seed: u64,
     /// Where events and read models are.
     pub kind: Kind,
+    /// Whose sessions write, on Postgres.
+    pub isolation: Isolation,
     /// For how long faults are inflicted.
     pub time: Duration,
 }
@@ -75,11 +78,17 @@ impl Plan {
         }
     }
 
+    /// Whether the projections log in by themselves: SQLite knows no logins.
+    fn is_login(&self) -> bool {
+        self.kind == Kind::Postgres && self.isolation == Isolation::Login
+    }
+
     /// The command that makes the run again.
     #[must_use]
     pub fn command(&self) -> String {
         let minutes = self.time.as_secs().div_ceil(60);
-        format!("make chaos SEED={} DATABASE={} MINUTES={minutes}", self.seed, self.database())
+        let isolation = if self.is_login() { " ISOLATION=login" } else { "" };
+        format!("make chaos SEED={} DATABASE={} MINUTES={minutes}{isolation}", self.seed, self.database())
     }
 
     /// Makes it.
@@ -94,6 +103,9 @@ impl Plan {
         let settings = "synchronous_commit = on\ndeadlock_timeout = 100ms\n";
         let cluster = (self.kind == Kind::Postgres).then(|| Cluster::start_with(settings));
         let mut setup = cluster.as_ref().map_or_else(|| Setup::new(Kind::Sqlite), Setup::on);
+        if self.is_login() {
+            setup = setup.with_variable("ISOLATION", self.isolation.name());
+        }
         let run = std::panic::catch_unwind(AssertUnwindSafe(|| self.torment(&setup, cluster.as_ref())));
         match run {
             Ok(figures) if figures.verdict.is_clean() && self.hits_enough(&figures) => figures,

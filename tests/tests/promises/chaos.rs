@@ -3,6 +3,7 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use projectionist_host::read_model::isolation::Isolation;
 use projectionist_tests::Kind;
 use projectionist_tests::chaos::Plan;
 
@@ -11,7 +12,9 @@ use projectionist_tests::chaos::Plan;
 fn torment(kind: Kind) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is after 1970");
     let seed = u64::from(now.subsec_nanos()) << 12 | now.as_secs() & 0xfff;
-    let figures = Plan { seed, kind, time: Duration::from_secs(45) }.run();
+    // Now this, now that: both are promised the same.
+    let isolation = if now.as_millis() % 2 == 0 { Isolation::Role } else { Isolation::Login };
+    let figures = Plan { seed, kind, isolation, time: Duration::from_secs(45) }.run();
     assert!(figures.workers.len() >= 2, "several processes have worked:\n{figures}");
     assert!(figures.takeovers > 0, "a partition went to another process:\n{figures}");
     println!("{figures}");

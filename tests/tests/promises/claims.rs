@@ -2,13 +2,14 @@
 //! can do no harm.
 
 use projectionist_tests::{
-    Cluster, Event, Kind, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_for, wait_until,
+    Cluster, Event, Kind, Setup, flights, on_all_combinations, on_both_databases, on_both_databases_and_by_login,
+    plugin, wait_for, wait_until,
 };
 use serde_json::json;
 
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
 
-on_both_databases!(a_second_process_stands_by_and_takes_over_when_the_first_is_killed);
+on_both_databases_and_by_login!(a_second_process_stands_by_and_takes_over_when_the_first_is_killed);
 fn a_second_process_stands_by_and_takes_over_when_the_first_is_killed(setup: &Setup) {
     setup.insert(&[note("a")]);
     let first = follow(setup, &[]);
@@ -64,7 +65,7 @@ fn a_batch_that_cannot_end_in_time_is_applied_whole_or_not_at_all() {
     assert_eq!(setup.events_applied("saboteur"), 3);
 }
 
-on_both_databases!(whoever_was_fenced_writes_nothing_and_exits_with_4);
+on_both_databases_and_by_login!(whoever_was_fenced_writes_nothing_and_exits_with_4);
 fn whoever_was_fenced_writes_nothing_and_exits_with_4(setup: &Setup) {
     setup.insert(&[note("a")]);
     let host = follow(setup, &[]);
@@ -105,7 +106,7 @@ fn ponderings(count: usize) -> Vec<Event> {
     (0..count).map(|number| order(&format!("p{number}"), json!({"do": "ponder"}))).collect()
 }
 
-on_both_databases!(a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused);
+on_both_databases_and_by_login!(a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused);
 fn a_worker_frozen_in_mid_batch_is_replaced_and_what_it_commits_later_is_refused(setup: &Setup) {
     setup.insert(&[note("a")]);
     let mut zombie = follow(setup, &[]);

@@ -2,7 +2,9 @@
 //! that runs or one that does not. What an operator reads and types is in `dead_letter_tools`, and what goes wrong on
 //! the way in `replay_crashes`.
 
-use projectionist_tests::{Event, Kind, Output, Setup, event, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Event, Kind, Output, Setup, event, on_both_databases, on_both_databases_and_by_login, plugin, wait_until,
+};
 use serde_json::json;
 
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
@@ -47,7 +49,7 @@ pub(crate) fn parked(setup: &Setup) {
     assert_eq!(notes(setup), [["a", "0"], ["b", "1"], ["b", "2"]]);
 }
 
-on_both_databases!(retry_against_a_worker_that_runs_brings_the_aggregate_up_to_date);
+on_both_databases_and_by_login!(retry_against_a_worker_that_runs_brings_the_aggregate_up_to_date);
 fn retry_against_a_worker_that_runs_brings_the_aggregate_up_to_date(setup: &Setup) {
     parked(setup);
     let mut host = follow(setup, &MENDED);
@@ -134,7 +136,7 @@ fn all_parked_aggregates_of_all_partitions_come_back_at_once(setup: &Setup) {
     assert_eq!(dlq(setup, &["retry", "--all"]).success().stdout, "nothing is parked there\n");
 }
 
-on_both_databases!(what_is_parked_and_what_was_asked_survive_another_number_of_partitions);
+on_both_databases_and_by_login!(what_is_parked_and_what_was_asked_survive_another_number_of_partitions);
 fn what_is_parked_and_what_was_asked_survive_another_number_of_partitions(setup: &Setup) {
     let behind =
         |aggregate: &str| setup.dead_letters("saboteur").iter().filter(|l| l.aggregate_id == aggregate).count();
@@ -211,7 +213,7 @@ fn a_retry_that_fails_changes_nothing_but_what_is_known_of_the_event(setup: &Set
     assert_eq!(setup.dead_letters("saboteur").len(), 5);
 }
 
-on_both_databases!(skipping_gives_up_one_event_and_replays_those_behind_it);
+on_both_databases_and_by_login!(skipping_gives_up_one_event_and_replays_those_behind_it);
 fn skipping_gives_up_one_event_and_replays_those_behind_it(setup: &Setup) {
     parked(setup);
     let host = follow(setup, &[]);

@@ -112,6 +112,43 @@ fn a_definition_does_not_hold_on_to_what_was_granted() {
 }
 
 #[test]
+fn what_runs_functions_of_its_owner_when_it_is_read_is_not_granted() {
+    let setup = Setup::new(Kind::Postgres);
+    foreign_table(&setup);
+    // What somebody who owns a view can do to whoever reads it.
+    setup.read_model().connect().execute(
+        "CREATE FUNCTION sales.loot() RETURNS TEXT LANGUAGE plpgsql AS $$ BEGIN DELETE FROM evil.survivors; RETURN ''; END $$;
+         CREATE VIEW sales.cheap AS SELECT name || sales.loot() AS name, cents FROM sales.prices;
+         CREATE MATERIALIZED VIEW sales.dear AS SELECT name, cents FROM sales.prices;
+         CREATE TABLE sales.parts (name TEXT) PARTITION BY LIST (name);
+         ALTER TABLE sales.secrets ENABLE ROW LEVEL SECURITY;
+         CREATE POLICY looting ON sales.secrets USING (sales.loot() = '')",
+    );
+    setup.insert(&[harmless("a"), attack("b", sql("query", "SELECT name FROM sales.cheap"))]);
+    for (table, is) in [("sales.cheap", "a view"), ("sales.secrets", "a table with row security")] {
+        let output = run(&setup, &["--max-attempts", "1", "--grant-read", &format!("evil={table}")]);
+        let error = &output.exited(1).stderr;
+        assert!(
+            error.contains(&format!("{table} is {is}, and cannot be granted (--grant-read): reading it")),
+            "{error}"
+        );
+        assert_eq!(may_read(&setup, "evil", table), "false");
+        assert_eq!(setup.position("evil"), 0, "it does not begin without what it is to read");
+    }
+    let granted = ["--grant-read", "evil=sales.prices,sales.dear,sales.parts"];
+    run(&setup, &granted).success();
+    assert_eq!(survivors(&setup), ["harmless"], "the view is outside of what it may read");
+    for table in ["sales.prices", "sales.dear", "sales.parts"] {
+        assert_eq!(may_read(&setup, "evil", table), "true", "{table}");
+    }
+    // One that becomes such a thing later is found at the next start.
+    setup.read_model().connect().execute("ALTER TABLE sales.prices ENABLE ROW LEVEL SECURITY");
+    setup.insert(&[harmless("c")]);
+    let output = run(&setup, &[&["--max-attempts", "1"][..], &granted].concat());
+    assert!(output.exited(1).stderr.contains("sales.prices is a table with row security"), "{}", output.stderr);
+}
+
+#[test]
 fn a_grant_that_cannot_be_given_is_refused_or_waited_for() {
     let setup = Setup::new(Kind::Postgres);
     setup.insert(&[harmless("a")]);

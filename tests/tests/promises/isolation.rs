@@ -222,3 +222,26 @@ fn no_projection_is_called_as_the_hosts_user() {
     );
     assert!(error.ends_with("hint: run it under another name: --plugin NAME=FILE"), "{error}");
 }
+
+#[test]
+fn no_projection_is_called_as_the_user_who_reads_the_events() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    // The same database, read as somebody else than it is written as.
+    let events = setup.source().url().replace("postgres@", "reader@");
+    let named = format!("reader={}", plugin("saboteur"));
+    for command in
+        [&["run", "--once", "--plugin"][..], &["rebuild", "--plugin"], &["dlq", "retry", "--all", "--plugin"]]
+    {
+        let mut command = setup.command([command, &[&named]].concat());
+        command.env("DATABASE_URL", &events).env("READ_MODEL_URL", setup.source().url());
+        let output = Host::spawn(command).wait();
+        let error = output.exited(2).error();
+        assert!(
+            error.contains("no projection can be called reader: that is the user that the host logs in to"),
+            "{error}"
+        );
+        assert!(error.ends_with("hint: run it under another name: --plugin NAME=FILE"), "{error}");
+    }
+    assert!(setup.checkpoints("reader").is_empty());
+}

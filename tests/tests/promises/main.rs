@@ -47,6 +47,7 @@ mod roles;
 mod rolling_upgrade;
 mod runs;
 mod sabotage;
+mod security_page;
 mod status;
 mod tls;
 mod traces;

@@ -1,6 +1,8 @@
 //! An operator pauses a projection: no worker of it applies an event until it is resumed, and then none is missing.
 
-use projectionist_tests::{Host, Setup, on_both_databases, plugin, wait_for, wait_until};
+use projectionist_tests::{
+    Host, Setup, on_both_databases, on_both_databases_and_by_login, plugin, wait_for, wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::metrics::HTTP;
@@ -22,7 +24,7 @@ fn wait_for_workers(host: &mut Host, state: &str, count: f64) {
     });
 }
 
-on_both_databases!(a_paused_projection_applies_nothing_until_it_is_resumed);
+on_both_databases_and_by_login!(a_paused_projection_applies_nothing_until_it_is_resumed);
 fn a_paused_projection_applies_nothing_until_it_is_resumed(setup: &Setup) {
     let mut host = follow(setup, &[&HTTP[..], &["--workers", "2"]].concat());
     setup.insert(&[note("a"), note("b"), note("c"), note("d")]);

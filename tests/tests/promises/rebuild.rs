@@ -2,7 +2,8 @@
 //! interrupted; and the result is what a fresh run gives.
 
 use projectionist_tests::{
-    Host, Kind, Output, Setup, flights, on_all_combinations, on_both_databases, plugin, wait_until,
+    Host, Kind, Output, Setup, flights, on_all_combinations, on_both_databases, on_both_databases_and_by_login, plugin,
+    wait_until,
 };
 use serde_json::{Value, json};
 
@@ -114,7 +115,7 @@ fn a_rebuild_gives_what_a_fresh_run_gives(setup: &Setup) {
     assert_eq!(setup.events_applied("carrier_delays"), 5_001);
 }
 
-on_both_databases!(killed_at_any_time_it_leaves_the_live_one_untouched_and_goes_on_later);
+on_both_databases_and_by_login!(killed_at_any_time_it_leaves_the_live_one_untouched_and_goes_on_later);
 fn killed_at_any_time_it_leaves_the_live_one_untouched_and_goes_on_later(setup: &Setup) {
     with_a_gate(setup);
     let killed = begin(setup, &["--max-attempts", "1000"]);

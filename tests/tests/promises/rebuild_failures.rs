@@ -1,7 +1,7 @@
 //! A rebuild that cannot be done says so and harms nothing: bad events, projections that name the live schema, two at
 //! once, nothing there, things that depend on the live tables.
 
-use projectionist_tests::{Kind, Setup, on_both_databases, plugin, wait_until};
+use projectionist_tests::{Kind, Setup, on_both_databases, on_both_databases_and_by_login, plugin, wait_until};
 use serde_json::json;
 
 use crate::rebuild::{
@@ -21,7 +21,7 @@ fn letters(setup: &Setup) -> Vec<(u64, String)> {
     setup.dead_letters("saboteur").into_iter().map(|letter| (letter.position, letter.reason)).collect()
 }
 
-on_both_databases!(the_dead_letters_of_a_rebuild_take_the_place_of_the_old_ones);
+on_both_databases_and_by_login!(the_dead_letters_of_a_rebuild_take_the_place_of_the_old_ones);
 fn the_dead_letters_of_a_rebuild_take_the_place_of_the_old_ones(setup: &Setup) {
     with_poison(setup);
     assert_eq!(letters(setup), [(2, "skipped".to_owned())]);

@@ -4,7 +4,9 @@
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use projectionist_tests::{Kind, Setup, flights, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Kind, Setup, flights, on_both_databases, on_both_databases_and_by_login, plugin, wait_until,
+};
 use serde_json::json;
 
 use crate::rebuild::{
@@ -12,7 +14,7 @@ use crate::rebuild::{
 };
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
 
-on_both_databases!(live_workers_go_on_with_the_new_tables_and_every_event_counts_once);
+on_both_databases_and_by_login!(live_workers_go_on_with_the_new_tables_and_every_event_counts_once);
 fn live_workers_go_on_with_the_new_tables_and_every_event_counts_once(setup: &Setup) {
     let events = flights::events();
     let (first, rest) = events.split_at(3_000);

@@ -1,7 +1,7 @@
 //! Whatever happens in the middle of a replay, nothing of it is half there, nobody else waits for it, and what was
 //! asked is done in the end.
 
-use projectionist_tests::{Kind, Setup, on_both_databases, wait_until};
+use projectionist_tests::{Kind, Setup, on_both_databases, on_both_databases_and_by_login, wait_until};
 use serde_json::{Value, json};
 
 use crate::dead_letters::{MENDED, bad, count, dlq, dlq_by_itself, reasons};
@@ -46,7 +46,7 @@ fn hurry(setup: &Setup) {
     setup.read_model().connect_to("saboteur").execute("INSERT INTO switches VALUES ('hurry')");
 }
 
-on_both_databases!(a_worker_that_is_killed_in_the_middle_of_a_replay_leaves_nothing_of_it);
+on_both_databases_and_by_login!(a_worker_that_is_killed_in_the_middle_of_a_replay_leaves_nothing_of_it);
 fn a_worker_that_is_killed_in_the_middle_of_a_replay_leaves_nothing_of_it(setup: &Setup) {
     parked(setup, 10_000);
     let mut host = follow(setup, &MENDED);
@@ -120,7 +120,7 @@ fn events_that_arrive_during_a_replay_come_behind_it(setup: &Setup) {
     assert_eq!(setup.dead_letters("saboteur"), []);
 }
 
-on_both_databases!(an_aggregate_stays_parked_in_order_through_a_takeover);
+on_both_databases_and_by_login!(an_aggregate_stays_parked_in_order_through_a_takeover);
 fn an_aggregate_stays_parked_in_order_through_a_takeover(setup: &Setup) {
     let first = follow(setup, &[]);
     setup.insert(&[bad("a"), count("a"), count("b")]);

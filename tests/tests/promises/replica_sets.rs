@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use projectionist_tests::chaos::random::Random;
-use projectionist_tests::{Event, Host, Kind, Setup, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Event, Host, Kind, Setup, on_both_databases, on_both_databases_and_by_login, plugin, wait_until,
+};
 use serde_json::Value;
 
 use crate::metrics::{HTTP, wait_for_metric};
@@ -163,7 +165,7 @@ fn who_comes_or_goes_moves_only_the_slots_that_must_move(setup: &Setup) {
     assert_eq!(status(setup)["replica_sets"][0]["members"], serde_json::json!([]));
 }
 
-on_both_databases!(of_three_workers_one_is_killed_and_one_added_and_every_one_did_part_of_the_work);
+on_both_databases_and_by_login!(of_three_workers_one_is_killed_and_one_added_and_every_one_did_part_of_the_work);
 fn of_three_workers_one_is_killed_and_one_added_and_every_one_did_part_of_the_work(setup: &Setup) {
     let mut survivors = Vec::new();
     let rounds = under_load(setup, |_| {
@@ -237,7 +239,7 @@ fn who_works_but_gives_no_sign_of_life_stays_away_until_it_does() {
     every_note_once(&setup, 3);
 }
 
-on_both_databases!(another_number_of_slots_is_an_exact_rescale_that_all_members_follow);
+on_both_databases_and_by_login!(another_number_of_slots_is_an_exact_rescale_that_all_members_follow);
 fn another_number_of_slots_is_an_exact_rescale_that_all_members_follow(setup: &Setup) {
     let mut hosts = Vec::new();
     let rounds = under_load(setup, |_| {

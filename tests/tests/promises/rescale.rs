@@ -1,6 +1,8 @@
 //! Another number of partitions: nothing is applied twice, nothing is left out, and no aggregate loses its order.
 
-use projectionist_tests::{Event, Host, Setup, flights, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Event, Host, Setup, flights, on_both_databases, on_both_databases_and_by_login, plugin, wait_until,
+};
 use serde_json::{Value, json};
 
 use crate::sabotage::{catch_up, follow, note, noted, notes, order};
@@ -131,7 +133,7 @@ fn a_parked_aggregate_stays_parked_across_a_rescale(setup: &Setup) {
     assert_eq!((noted(setup), setup.dead_letters("saboteur").len()), (10, 3));
 }
 
-on_both_databases!(killed_at_any_moment_of_a_rescale_it_counts_every_event_once);
+on_both_databases_and_by_login!(killed_at_any_moment_of_a_rescale_it_counts_every_event_once);
 fn killed_at_any_moment_of_a_rescale_it_counts_every_event_once(setup: &Setup) {
     setup.insert(&rounds(50, 20));
     for (turn, workers) in ["2", "3", "4", "3", "1", "5"].into_iter().enumerate() {

@@ -107,8 +107,8 @@ impl ConfigCommand {
             let (cli, _) = parse(&program)?;
             let cli = cli.map_err(|error| UsageError::new(in_one_line(&error), format!("mend {}", path.display())))?;
             let Command::Run(run) = cli.command else { unreachable!("`run` was said") };
-            let (_, read_model) = cli.global.databases()?;
-            for (name, told) in run.check(&read_model, config.projections())? {
+            let (events, read_model) = cli.global.databases()?;
+            for (name, told) in run.check((&events, &read_model), config.projections())? {
                 text.push_str(&format!("{name}: {told}\n"));
             }
         }

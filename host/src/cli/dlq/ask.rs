@@ -187,7 +187,7 @@ impl Asking {
         let loader = self.loading.loader()?;
         let plugin = load(&loader, plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);
-        refuse_strangers(&loader, &context.read_model, own, context.configured())?;
+        refuse_strangers(&loader, (&context.events, &context.read_model), own, context.configured())?;
         Ok(Some(Arc::new(plugin)))
     }
 

@@ -507,3 +507,25 @@ fn what_was_granted_is_read_and_nothing_else() {
         assert_eq!(judge(sql).expect_err(sql).code, "42501", "{sql}");
     }
 }
+
+#[test]
+fn texts_without_end_fill_neither_the_numbers_nor_the_verdicts() {
+    let long = "x".repeat(60_000);
+    let (mut numbers, mut guard) = (Numbers::new(), Guard::new(Dialect::Postgres, "mine"));
+    let mut given = std::collections::BTreeSet::new();
+    for number in 0..400 {
+        let sql = format!("SELECT {number} -- {long}");
+        assert!(given.insert(numbers.of(&sql)), "a number is given once");
+        assert_eq!(numbers.of(&sql), numbers.of(&sql), "as long as it is known");
+        guard.judge(&sql, Phase::Rows).unwrap();
+        let known: usize = numbers.known.keys().map(String::len).sum();
+        assert!(known < NUMBERED + 2 * long.len(), "{known} bytes have numbers");
+        let kept: usize = guard.verdicts.keys().map(String::len).sum();
+        assert!(kept < KEPT_BYTES + 2 * long.len(), "{kept} bytes have verdicts");
+    }
+    // Small ones are bounded by how many there are.
+    for number in 0..10_000 {
+        guard.judge(&format!("SELECT {number}"), Phase::Rows).unwrap();
+        assert!(guard.verdicts.len() <= KEPT);
+    }
+}

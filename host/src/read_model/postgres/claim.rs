@@ -162,6 +162,7 @@ async fn sealer(connection: &mut PgConnection, slot: &Slot, epoch: Epoch) -> Res
          SET epoch = excluded.epoch, inner_key = excluded.inner_key, outer_key = excluded.outer_key
          WHERE s.epoch <= excluded.epoch",
     )
+    .persistent(false)
     .bind(&slot.projection)
     .bind(slot.partition.total().cast_signed())
     .bind(slot.partition.key().cast_signed())
@@ -181,6 +182,7 @@ pub(in super::super) async fn held(connection: &mut PgConnection) -> Result<Vec<
          WHERE locktype = 'advisory' AND objsubid = 1 AND granted
            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())",
     )
+    .persistent(false)
     .fetch_all(connection)
     .await
 }
@@ -191,6 +193,7 @@ async fn recorded_term(connection: &mut PgConnection, slot: &Slot) -> Result<Opt
         "SELECT term FROM projectionist.checkpoints
          WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3",
     )
+    .persistent(false)
     .bind(&slot.projection)
     .bind(slot.partition.total().cast_signed())
     .bind(slot.partition.key().cast_signed())
@@ -205,6 +208,7 @@ async fn holder(connection: &mut PgConnection, slot: &Slot) -> Result<Holder, sq
         "SELECT owner, epoch, beat FROM projectionist.checkpoints LEFT JOIN projectionist.workers USING (owner)
          WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3 AND owner <> ''",
     )
+    .persistent(false)
     .bind(&slot.projection)
     .bind(slot.partition.total().cast_signed())
     .bind(slot.partition.key().cast_signed())
@@ -224,10 +228,12 @@ pub(super) async fn lock_projection(connection: &mut PgConnection, projection: &
     sqlx::query(
         "INSERT INTO projectionist.projections (projection, schema_version) VALUES ($1, 0) ON CONFLICT DO NOTHING",
     )
+    .persistent(false)
     .bind(projection)
     .execute(&mut *connection)
     .await?;
     sqlx::query("SELECT 1 FROM projectionist.projections WHERE projection = $1 FOR UPDATE")
+        .persistent(false)
         .bind(projection)
         .execute(connection)
         .await
@@ -273,6 +279,7 @@ async fn write_claim(
          DO UPDATE SET epoch = c.epoch + 1, owner = excluded.owner, updated_at = now()
          RETURNING position, epoch, lineage::text",
     )
+    .persistent(false)
     .bind(&slot.projection)
     .bind(slot.partition.total().cast_signed())
     .bind(slot.partition.key().cast_signed())
@@ -282,6 +289,7 @@ async fn write_claim(
     let lineage = Lineage::parse(lineage.as_deref()).map_err(|error| sqlx::Error::Decode(error.into()))?;
     // So that a process which freezes before its first beat can be told from one that never gives a sign of life.
     sqlx::query("INSERT INTO projectionist.workers (owner) VALUES ($1) ON CONFLICT DO NOTHING")
+        .persistent(false)
         .bind(owner)
         .execute(&mut *transaction)
         .await?;
@@ -307,7 +315,8 @@ async fn found(connection: &mut PgConnection, projection: &str, how: Reading) ->
         Reading::Deleting => format!("DELETE FROM projectionist.checkpoints WHERE projection = $1 RETURNING {COLUMNS}"),
     };
     type Row = (i32, i32, i64, i64, Option<String>, i64, String, i32, i32, String);
-    let rows: Vec<Row> = sqlx::query_as(AssertSqlSafe(sql)).bind(projection).fetch_all(connection).await?;
+    let rows: Vec<Row> =
+        sqlx::query_as(AssertSqlSafe(sql)).persistent(false).bind(projection).fetch_all(connection).await?;
     let found = |row: Row| {
         let (total, key, position, epoch, lineage, applied, owner, term, version, digest) = row;
         let (total, key, term) = (total.unsigned_abs(), key.unsigned_abs(), term.unsigned_abs());
@@ -333,7 +342,7 @@ async fn holders(
 ) -> Result<Vec<Holder>, sqlx::Error> {
     let locks: FnvHashSet<i64> = held(connection).await?.into_iter().collect();
     let beats: Vec<(String, i64)> =
-        sqlx::query_as("SELECT owner, beat FROM projectionist.workers").fetch_all(connection).await?;
+        sqlx::query_as("SELECT owner, beat FROM projectionist.workers").persistent(false).fetch_all(connection).await?;
     let beat = |_: &Slot, _: Term, owner: &str| {
         beats.iter().find(|(beating, _)| beating == owner).map(|(_, beat)| beat.unsigned_abs())
     };
@@ -347,7 +356,7 @@ async fn replace(connection: &mut PgConnection, slot: &Slot, replacement: &Repla
             "INSERT INTO projectionist.checkpoints (projection, total_partitions, partition_key, position, epoch, lineage,
                  events_applied, term, plugin_version, plugin_digest)
              VALUES ($1, $2, $3, $4, $5, $6::jsonb, $7, $8, $9, $10)",
-        )
+        ).persistent(false)
         .bind(&slot.projection)
         .bind(row.partition.total().cast_signed())
         .bind(row.partition.key().cast_signed())
@@ -371,6 +380,7 @@ async fn parked(connection: &mut PgConnection, slot: &Slot) -> Result<Parked, sq
         "SELECT DISTINCT bounded_context, aggregate_type, aggregate_id FROM projectionist.dead_letters
          WHERE projection = $1 AND reason <> 'skipped'",
     )
+    .persistent(false)
     .bind(&slot.projection)
     .fetch_all(connection)
     .await?;

@@ -75,6 +75,7 @@ impl Known {
              FROM pg_prepared_statements, unnest(parameter_types) WITH ORDINALITY AS parameter (type, number)
              WHERE name = $1 ORDER BY parameter.number",
         )
+        .persistent(false)
         .bind(format!("p{}", judged.number))
         .fetch_all(connection)
         .await
@@ -102,6 +103,7 @@ impl Known {
         let text = prepared.text.clone();
         let failed = |error: sqlx::Error| within(sql_error(&error), &text);
         let safe: Option<(bool, bool)> = sqlx::query_as(multi_row::SAFE_TABLE)
+            .persistent(false)
             .bind(&multi_row.table)
             .fetch_optional(&mut *connection)
             .await

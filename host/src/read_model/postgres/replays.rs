@@ -20,6 +20,7 @@ impl Replays for PostgresStore {
             "SELECT id, bounded_context, aggregate_type, aggregate_id, action, global_position
              FROM projectionist.dead_letter_requests WHERE projection = $1 AND outcome IS NULL ORDER BY id"
         })
+        .persistent(false)
         .bind(&self.slot.projection);
         let rows = self.session.run(async |connection| read.fetch_all(connection).await)?;
         let requests = rows.into_iter().map(|(id, bounded_context, aggregate_type, aggregate_id, action, position)| {
@@ -35,6 +36,7 @@ impl Replays for PostgresStore {
         }
         let update =
             sqlx::query("UPDATE projectionist.dead_letter_requests SET message = $2 WHERE id = $1 AND outcome IS NULL")
+                .persistent(false)
                 .bind(request)
                 .bind(storable(why));
         self.session.run(async |connection| update.execute(connection).await).map(drop)
@@ -50,6 +52,7 @@ impl Replays for PostgresStore {
                AND reason <> 'skipped'
              ORDER BY global_position"
         })
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(&aggregate.bounded_context)
         .bind(&aggregate.aggregate_type)
@@ -73,6 +76,7 @@ impl Replays for PostgresStore {
                  plugin_digest = $6
              WHERE projection = $1 AND global_position = $2",
         )
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(amendment.position.to_sql())
         .bind(amendment.reason.as_str())
@@ -95,6 +99,7 @@ impl Replays for PostgresStore {
              WHERE projection = $1 AND bounded_context = $2 AND aggregate_type = $3 AND aggregate_id = $4
                AND reason <> 'skipped'",
         )
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(&aggregate.bounded_context)
         .bind(&aggregate.aggregate_type)
@@ -117,6 +122,7 @@ impl Replays for PostgresStore {
              WHERE projection = $6 AND outcome IS NULL
                AND (id = $7 OR (bounded_context = $8 AND aggregate_type = $9 AND aggregate_id = $10))",
         )
+        .persistent(false)
         .bind(answer.outcome.as_str())
         .bind(answer.applied.cast_signed())
         .bind(answer.failed.map(Position::to_sql))

@@ -91,6 +91,7 @@ impl Role {
         let mut transaction = connection.begin().await.map_err(failed)?;
         // Workers that start together would make it twice.
         sqlx::query("SELECT pg_advisory_xact_lock($1)")
+            .persistent(false)
             .bind(lock_key(projection))
             .execute(&mut *transaction)
             .await
@@ -107,6 +108,9 @@ impl Role {
         let mut statements = found.missing(schema);
         if isolation == Isolation::Login {
             statements.extend(found.missing_for_a_login(schema));
+        }
+        if !statements.is_empty() {
+            one_after_the_other(&mut transaction).await.map_err(failed)?;
         }
         for statement in &statements {
             let done = sqlx::raw_sql(AssertSqlSafe(statement.clone())).execute(&mut *transaction).await;
@@ -151,6 +155,7 @@ impl Role {
                        ORDER BY pg_class.oid) AS things
              FROM named",
         )
+        .persistent(false)
         .bind(projection)
         .bind(schema)
         .fetch_one(connection)
@@ -257,6 +262,14 @@ fn refused(
         })),
         _ => database.error("seeing to the role of a projection", source),
     }
+}
+
+/// Waits until nobody else changes rights in this database, and is the one who does until the transaction ends. Roles of
+/// projections that start together are granted the same things, and the server fails whoever comes second (`tuple concurrently
+/// updated`). Taken behind the lock of a role, and never before one.
+pub(super) async fn one_after_the_other(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let key = lock_key("\0rights");
+    sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(key).execute(connection).await.map(drop)
 }
 
 /// The advisory lock under which a role is made.

@@ -24,7 +24,7 @@ impl PostgresStore {
         let Some(Sealed { said, seal }) = self.sealed(doing, what) else { return Ok(false) };
         // As parameters: what a projection could read of this message is `$1`.
         let call = format!("SELECT projectionist.{doing}($1, $2)");
-        let call = sqlx::query(sqlx::AssertSqlSafe(call)).bind(said).bind(seal);
+        let call = sqlx::query(sqlx::AssertSqlSafe(call)).persistent(false).bind(said).bind(seal);
         self.session.run(async |connection| call.execute(connection).await)?;
         Ok(true)
     }
@@ -34,7 +34,8 @@ impl PostgresStore {
         connection: &mut PgConnection,
         Sealed { said, seal }: &Sealed,
     ) -> sqlx::Result<Option<(i32, Option<String>)>> {
-        let lock = sqlx::query_as("SELECT * FROM projectionist.lock_version($1, $2)").bind(said).bind(seal);
+        let lock =
+            sqlx::query_as("SELECT * FROM projectionist.lock_version($1, $2)").persistent(false).bind(said).bind(seal);
         lock.fetch_optional(connection).await
     }
 
@@ -43,6 +44,7 @@ impl PostgresStore {
         let set = sqlx::query_as(
             "SELECT projectionist.set_version($1, $2), (SELECT oid::text FROM pg_namespace WHERE nspname = $3)",
         )
+        .persistent(false)
         .bind(sealed.said)
         .bind(sealed.seal)
         .bind(&self.slot.projection);
@@ -53,6 +55,7 @@ impl PostgresStore {
     pub(super) fn own_checkpoint(&mut self) -> Result<Option<Found>, SqlError> {
         let find =
             sqlx::query_as::<_, (String, i64, i64, i32)>("SELECT * FROM projectionist.own_checkpoint($1, $2, $3)")
+                .persistent(false)
                 .bind(&self.slot.projection)
                 .bind(self.slot.partition.total().cast_signed())
                 .bind(self.slot.partition.key().cast_signed());

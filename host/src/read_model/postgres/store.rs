@@ -157,7 +157,8 @@ impl PostgresStore {
     fn identity(&mut self) -> Result<(String, String), SqlError> {
         self.send_kept(Answer::Unwanted)?;
         let identity =
-            sqlx::query_as("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text, current_user::pg_catalog.text");
+            sqlx::query_as("SELECT pg_catalog.pg_current_xact_id()::pg_catalog.text, current_user::pg_catalog.text")
+                .persistent(false);
         self.session.run(async |connection| identity.fetch_one(connection).await)
     }
 
@@ -240,6 +241,7 @@ impl PostgresStore {
              JOIN projectionist.projections USING (projection)
              WHERE projection = $1 AND total_partitions = $2 AND partition_key = $3",
         )
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(self.slot.partition.total().cast_signed())
         .bind(self.slot.partition.key().cast_signed());
@@ -259,7 +261,7 @@ impl PostgresStore {
             "SELECT projectionist.own_last_owner($1)"
         } else {
             "SELECT owner FROM projectionist.checkpoints WHERE projection = $1 ORDER BY (owner = ''), updated_at DESC LIMIT 1"
-        })
+        }).persistent(false)
         .bind(&self.slot.projection);
         let session = &mut self.session;
         mine.refused(found, || {
@@ -397,6 +399,7 @@ impl Store for PostgresStore {
              ON CONFLICT (projection, global_position) DO UPDATE SET reason = excluded.reason, error = excluded.error,
                  attempts = excluded.attempts, plugin_digest = excluded.plugin_digest, created_at = now()",
         )
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(event.position().to_sql())
         .bind(&event.bounded_context)
@@ -430,7 +433,7 @@ impl Store for PostgresStore {
                 None => {
                     let sql = "SELECT schema_version, migrated_at::text FROM projectionist.projections
                                WHERE projection = $1 FOR UPDATE";
-                    sqlx::query_as(sql).bind(projection).fetch_optional(&mut *connection).await?
+                    sqlx::query_as(sql).persistent(false).bind(projection).fetch_optional(&mut *connection).await?
                 }
             };
             // Whoever has claimed the partition since has another key.
@@ -441,6 +444,7 @@ impl Store for PostgresStore {
                 "SELECT oid::text, nspowner IN (SELECT oid FROM pg_roles WHERE rolname = $2)
                  FROM pg_namespace WHERE nspname = $1",
             )
+            .persistent(false)
             .bind(projection)
             .bind(role.name())
             .fetch_optional(&mut *connection)
@@ -477,6 +481,7 @@ impl Store for PostgresStore {
             "UPDATE projectionist.projections SET schema_version = $2, migrated_at = now() WHERE projection = $1
              RETURNING migrated_at::text, (SELECT oid::text FROM pg_namespace WHERE nspname = $1)",
         )
+        .persistent(false)
         .bind(&self.slot.projection)
         .bind(version.cast_signed());
         let (migrated_at, schema) = self.session.run(async |connection| update.fetch_one(connection).await)?;
@@ -499,7 +504,7 @@ impl Store for PostgresStore {
         } else {
             "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)"
         };
-        let ask = sqlx::query_scalar(sql).bind(&self.slot.projection);
+        let ask = sqlx::query_scalar(sql).persistent(false).bind(&self.slot.projection);
         self.session.run(async |connection| ask.fetch_one(connection).await)
     }
 

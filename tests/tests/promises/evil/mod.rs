@@ -8,6 +8,7 @@
 mod allocate;
 mod flood;
 mod malformed;
+mod outside;
 mod recurse;
 mod remember;
 mod spin;
@@ -15,8 +16,10 @@ mod spin;
 use projectionist_tests::{Event, Output, Setup, event, on_both_databases, plugin};
 use serde_json::{Value, json};
 
+mod sql_attacks;
 mod sql_beneath;
 mod sql_functions;
+mod sql_unguarded;
 
 /// An event that tells the evil one what to do.
 pub(crate) fn attack(aggregate: &str, payload: Value) -> Event {

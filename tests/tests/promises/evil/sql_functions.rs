@@ -5,6 +5,9 @@ use projectionist_host::read_model::value::Dialect;
 use projectionist_tests::{Kind, Setup, on_both_databases};
 use serde_json::Value;
 
+use super::sql_attacks::{
+    DEFINITIONS, DEFINITIONS_POSTGRES, DEFINITIONS_SQLITE, FUNCTIONS_POSTGRES, FUNCTIONS_SQLITE, TEXTS, nested,
+};
 use super::{attack, catch_up, contained, harmless, sql, survivors};
 
 /// How each of these fails.
@@ -18,132 +21,35 @@ fn attacks(statements: &[&str]) -> Vec<(Value, &'static str)> {
 
 on_both_databases!(a_function_that_is_not_on_the_list_is_refused);
 fn a_function_that_is_not_on_the_list_is_refused(setup: &Setup) {
-    let statements: &[&str] = match setup.read_model().kind() {
-        Kind::Postgres => &[
-            // The session and the server.
-            "SELECT set_config('search_path', 'projectionist', false)",
-            "SELECT set_config('role', 'none', true)",
-            "SELECT \"set_config\"('role', 'none', true)",
-            "SELECT pg_catalog.set_config('role', 'none', true)",
-            "SELECT current_setting('config_file')",
-            "SELECT pg_read_file('postgresql.conf')",
-            "SELECT * FROM pg_ls_dir('.')",
-            "SELECT lo_import('/etc/passwd')",
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity",
-            "SELECT pg_reload_conf()",
-            "SELECT nextval('events_global_position_seq')",
-            "SELECT setval('events_global_position_seq', 1)",
-            // Text that is run.
-            "SELECT query_to_xml('SELECT * FROM projectionist.checkpoints', true, true, '')",
-            "SELECT table_to_xml('events', true, true, '')",
-            "SELECT database_to_xml(true, true, '')",
-            "SELECT * FROM ts_stat('SELECT payload::text::tsvector FROM events')",
-            "SELECT ts_rewrite('a'::tsquery, 'SELECT a, b FROM events')",
-            "SELECT dblink_exec('dbname=postgres', 'DROP TABLE events')",
-            // Locks and sleeps.
-            "SELECT pg_sleep(60)",
-            "SELECT pg_advisory_lock(1)",
-            "SELECT pg_advisory_unlock_all()",
-            "SELECT pg_notify('projectionist_events', 'x')",
-            // What is not the same twice.
-            "SELECT now()",
-            "SELECT CURRENT_USER",
-            "SELECT random()",
-            "SELECT gen_random_uuid()",
-            "INSERT INTO survivors VALUES (-1, 'x') RETURNING pg_backend_pid()",
-            "INSERT INTO survivors VALUES (-1, 'x') ON CONFLICT (position) DO UPDATE SET note = version()",
-            // Types.
-            "SELECT 'events'::regclass",
-            "SELECT 'set_config'::regproc",
-            "SELECT 1 OPERATOR(pg_catalog.+) 1",
-        ],
-        Kind::Sqlite => &[
-            "SELECT load_extension('/tmp/x.so')",
-            "SELECT random()",
-            "SELECT hex(randomblob(16))",
-            "SELECT last_insert_rowid(), changes(), total_changes()",
-            "SELECT sqlite_version()",
-            "SELECT sqlite_compileoption_get(1)",
-            "SELECT datetime('now')",
-            "SELECT CURRENT_TIMESTAMP",
-            "SELECT * FROM pragma_database_list",
-            "SELECT * FROM pragma_table_info('_projectionist_checkpoints')",
-            "SELECT * FROM dbstat",
-            "SELECT fts3_tokenizer('x')",
-            "INSERT INTO survivors VALUES (-1, 'x') RETURNING random()",
-            // What ends the transaction, which is the host's.
-            "INSERT OR ROLLBACK INTO survivors VALUES (1, 'x'), (1, 'x')",
-            "UPDATE OR ROLLBACK survivors SET position = 1",
-        ],
+    let statements = match setup.read_model().kind() {
+        Kind::Postgres => FUNCTIONS_POSTGRES,
+        Kind::Sqlite => FUNCTIONS_SQLITE,
     };
     contained(setup, &attacks(statements), &[]);
 }
 
 on_both_databases!(a_text_that_can_be_read_in_two_ways_is_refused);
 fn a_text_that_can_be_read_in_two_ways_is_refused(setup: &Setup) {
-    let statements = [
-        "SELECT 1; COMMIT",
-        "SELECT 1 /* /* */ ; COMMIT; /* */ */",
-        "SELECT 1 -- \rCOMMIT",
-        "SELECT '\\'; COMMIT; --'' FROM nowhere",
-        "SELECT E'\\'; COMMIT; --'",
-        "SELECT $$'$$; COMMIT; --'",
-        "SELECT U&'\\0027; COMMIT; --'",
-        "SELECT U&\"!0070g_class\" UESCAPE '!' FROM survivors",
-        "SELECT\u{a0}1;\u{a0}COMMIT",
-        "SELECT \u{ff50}g_sleep(1)",
-        "SELECT * FROM \u{17f}urvivors",
-        "COMM/**/IT",
-        "SELECT 1 WHERE 1 = 0x1FUNION SELECT 2",
-    ];
-    let mut attacks = attacks(&statements);
+    let mut attacks = attacks(TEXTS);
     attacks.push((sql("query", "SELECT 1\0; COMMIT"), "the statement holds U+0000 (SQLSTATE 22021)"));
     contained(setup, &attacks, &[]);
 }
 
 on_both_databases!(a_text_that_nests_deep_takes_neither_the_host_nor_its_memory);
 fn a_text_that_nests_deep_takes_neither_the_host_nor_its_memory(setup: &Setup) {
-    let texts = ["+1", "(", "NOT ", "lower(", " UNION SELECT 1", "CASE WHEN 1 THEN "];
-    let attacks: Vec<_> = texts
-        .iter()
-        .map(|one| {
-            (sql("query", &format!("SELECT a {}", one.repeat(60_000 / one.len()))), "the statement nests too deep")
-        })
-        .collect();
+    let error = "the statement nests too deep";
+    let attacks: Vec<_> = nested().map(|statement| (sql("query", &statement), error)).collect();
     contained(setup, &attacks, &[]);
 }
 
 on_both_databases!(what_stands_in_a_definition_is_judged_as_what_runs_at_once);
 fn what_stands_in_a_definition_is_judged_as_what_runs_at_once(setup: &Setup) {
     setup.insert(&[harmless("a")]);
-    let both = [
-        "CREATE TABLE x (a TEXT DEFAULT CURRENT_TIMESTAMP)",
-        "CREATE TABLE x (a TEXT CHECK (random() > 0))",
-        "CREATE VIEW x AS SELECT random() AS a",
-        "CREATE INDEX x ON survivors (position) WHERE random() > 0",
-        "ALTER TABLE survivors RENAME TO _projectionist_x",
-        "CREATE TEMPORARY TABLE x (a TEXT)",
-    ];
-    let more: &[&str] = match setup.read_model().kind() {
-        Kind::Postgres => &[
-            "CREATE TABLE x (a INT GENERATED ALWAYS AS (pg_backend_pid()) STORED)",
-            "CREATE VIEW x AS SELECT * FROM projectionist.checkpoints",
-            "CREATE TABLE x () INHERITS (events)",
-            "CREATE FUNCTION x() RETURNS int LANGUAGE sql AS 'SELECT 1'",
-            "CREATE TRIGGER x BEFORE INSERT ON survivors EXECUTE FUNCTION x()",
-            "ALTER TABLE survivors OWNER TO postgres",
-            "DROP TABLE survivors CASCADE",
-        ],
-        Kind::Sqlite => &[
-            "CREATE TABLE x (a TEXT UNIQUE ON CONFLICT ROLLBACK)",
-            "CREATE TRIGGER x AFTER INSERT ON survivors BEGIN SELECT RAISE(ROLLBACK, 'x'); END",
-            "CREATE VIRTUAL TABLE x USING fts5(a)",
-            "PRAGMA writable_schema = 1",
-            "ATTACH 'x.db' AS x",
-            "VACUUM INTO 'x.db'",
-        ],
+    let more = match setup.read_model().kind() {
+        Kind::Postgres => DEFINITIONS_POSTGRES,
+        Kind::Sqlite => DEFINITIONS_SQLITE,
     };
-    for statement in both.iter().chain(more) {
+    for statement in DEFINITIONS.iter().chain(more) {
         let output = catch_up(setup, &["--set", &format!("evil.migrate={statement}")]);
         assert!(output.code != Some(0), "{statement} came through: {}", output.stderr);
         assert!(output.stderr.contains("SQLSTATE 42"), "{statement}: {}", output.stderr);

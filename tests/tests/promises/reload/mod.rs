@@ -6,7 +6,9 @@ mod trial;
 
 use std::path::Path;
 
-use projectionist_tests::{Host, Setup, event, flights, on_both_databases, plugin, wait_until};
+use projectionist_tests::{
+    Host, Setup, event, flights, on_both_databases, on_both_databases_and_by_login, plugin, wait_until,
+};
 
 /// Puts a plugin into the watched place, as a deployment does: written beside, then renamed.
 pub(crate) fn deploy(setup: &Setup, content: &[u8]) {
@@ -51,7 +53,7 @@ fn the_same_version_goes_on_with_the_same_tables(setup: &Setup) {
     host.wait().success();
 }
 
-on_both_databases!(a_higher_version_brings_the_tables_up_first);
+on_both_databases_and_by_login!(a_higher_version_brings_the_tables_up_first);
 fn a_higher_version_brings_the_tables_up_first(setup: &Setup) {
     let mut host = start(setup, &[]);
     count_one(setup, 1);
@@ -90,7 +92,7 @@ fn a_file_that_is_no_projection_is_refused_and_the_last_good_one_goes_on(setup: 
     host.wait().success();
 }
 
-on_both_databases!(no_event_is_lost_or_doubled_while_projections_are_replaced_in_full_flow);
+on_both_databases_and_by_login!(no_event_is_lost_or_doubled_while_projections_are_replaced_in_full_flow);
 fn no_event_is_lost_or_doubled_while_projections_are_replaced_in_full_flow(setup: &Setup) {
     let mut host = start(setup, &["--workers", "2", "--batch-size", "3"]);
     setup.insert(&flights::events());

@@ -1,6 +1,6 @@
 //! A component that fails in its first batch has changed nothing: the last good one takes the batch, and goes on.
 
-use projectionist_tests::{Host, Setup, event, on_both_databases, plugin, wait_until};
+use projectionist_tests::{Host, Setup, event, on_both_databases, on_both_databases_and_by_login, plugin, wait_until};
 
 use super::{bytes, count_one, deploy, start, touched};
 
@@ -76,7 +76,7 @@ fn one_that_has_proved_itself_is_treated_like_any_other(setup: &Setup) {
     end(host);
 }
 
-on_both_databases!(a_higher_version_that_traps_leaves_the_tables_as_they_were);
+on_both_databases_and_by_login!(a_higher_version_that_traps_leaves_the_tables_as_they_were);
 fn a_higher_version_that_traps_leaves_the_tables_as_they_were(setup: &Setup) {
     let mut host = start(setup, &[]);
     count_one(setup, 1);
@@ -101,7 +101,7 @@ fn a_higher_version_that_traps_leaves_the_tables_as_they_were(setup: &Setup) {
     end(host);
 }
 
-on_both_databases!(a_migration_that_fails_leaves_everything_to_the_last_good_one);
+on_both_databases_and_by_login!(a_migration_that_fails_leaves_everything_to_the_last_good_one);
 fn a_migration_that_fails_leaves_everything_to_the_last_good_one(setup: &Setup) {
     let mut host = start(setup, &["--set", "migrate_v2=fail"]);
     count_one(setup, 1);
