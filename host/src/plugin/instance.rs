@@ -233,6 +233,12 @@ impl Instance {
         self.end(answer)
     }
 
+    /// When its last call began.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.store.data().began
+    }
+
     /// Bytes of memory it has.
     #[must_use]
     pub fn memory(&self) -> usize {

@@ -92,10 +92,17 @@ impl Applier {
     /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
     pub fn call(&mut self, call: impl FnOnce(&mut Instance) -> Result<(), CallError>) -> Result<(), ApplyError> {
         let called = self.instance().and_then(call);
+        // The clock was looked at when the call began: once an event is often enough.
+        let began = self.instance.as_ref().map(Instance::began);
+        let mut work = self.work();
+        if let Some(began) = began {
+            work.keep_time(began);
+        }
         // The statement's error is the cause, and what the projection says of it the consequence.
-        if let Some(failure) = self.work().failure() {
+        if let Some(failure) = work.failure() {
             return Err(failure.clone().into());
         }
+        drop(work);
         Ok(called?)
     }
 

@@ -16,6 +16,7 @@ use projectionist_tests::{Event, Output, Setup, event, on_both_databases, plugin
 use serde_json::{Value, json};
 
 mod sql_beneath;
+mod sql_endless;
 mod sql_functions;
 
 /// An event that tells the evil one what to do.
