@@ -33,6 +33,7 @@ mod limits;
 mod live;
 mod losses;
 mod metrics;
+mod months;
 mod overdue;
 mod partitions;
 mod pause;

@@ -262,6 +262,11 @@ impl Lease {
         Deadline::new(statements, limits, open_for, &self.shared.locks, &self.settings.owner)
     }
 
+    /// Whether the server has nothing to do for it.
+    pub(super) fn is_free(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::is_free)
+    }
+
     /// Waits for the message that is on its way, if there is one.
     ///
     /// # Errors
