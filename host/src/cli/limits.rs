@@ -58,6 +58,9 @@ pub struct LimitOptions {
     /// Milliseconds that a statement may run
     #[arg(long, env = "MAX_STATEMENT_TIME", value_name = "MS", default_value_t = 30_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
     max_statement_time: u64,
+    /// Milliseconds that a transaction may be open
+    #[arg(long, env = "MAX_BATCH_TIME", value_name = "MS", default_value_t = 300_000, value_parser = clap::value_parser!(u64).range(1..=86_400_000))]
+    max_batch_time: u64,
     /// Rows of a result
     #[arg(long, env = "MAX_ROWS", value_name = "N", default_value_t = 10_000, value_parser = count(1..=100_000_000))]
     max_rows: usize,
@@ -100,6 +103,7 @@ impl LimitOptions {
                     rows: self.max_rows,
                     result_bytes: self.max_result_size.0,
                     time: Duration::from_millis(self.max_statement_time),
+                    transaction: Duration::from_millis(self.max_batch_time),
                 },
             },
         }
@@ -154,6 +158,7 @@ pub fn shown(limits: &Limits) -> Vec<Shown> {
         bytes("text of a statement", "--max-sql-size", sql.text),
         bytes("parameters of a statement", "--max-parameter-size", sql.parameters),
         time("time of a statement", "--max-statement-time", sql.statement.time),
+        time("time of a transaction", "--max-batch-time", sql.statement.transaction),
         count("rows of a result", "--max-rows", sql.statement.rows as u64),
         bytes("bytes of a result", "--max-result-size", sql.statement.result_bytes),
         bytes("log line", "--max-log-line", limits.log_line),

@@ -17,6 +17,10 @@ use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::telemetry::metrics::{Committed, Meter};
 use crate::telemetry::traces::batch::{Done, Interval, Path};
 
+/// How many calls pass between two looks at the clock, to see whether the transaction has been open for too long. Each
+/// statement looks as well; to look at each call would cost more than this is worth.
+const CALLS_PER_LOOK: u32 = 16;
+
 /// A claimed partition with the projection that works on it.
 #[derive(Debug)]
 pub struct Applier {
@@ -38,6 +42,8 @@ pub struct Applier {
     pub(super) asked: Option<Instant>,
     /// When the batch was read that was traced last.
     traced: Option<Instant>,
+    /// How often the projection was called.
+    calls: u32,
     /// Counts.
     pub meter: Meter,
 }
@@ -47,7 +53,19 @@ impl Applier {
     #[must_use]
     pub fn new(plugin: Arc<Plugin>, work: UnitOfWork, parked: Parked, position: Position, meter: Meter) -> Self {
         let (work, trial, began) = (Arc::new(Mutex::new(work)), Trial::default(), Instant::now());
-        Self { plugin, work, instance: None, parked, position, trial, began, asked: None, traced: None, meter }
+        Self {
+            plugin,
+            work,
+            instance: None,
+            parked,
+            position,
+            trial,
+            began,
+            asked: None,
+            traced: None,
+            calls: 0,
+            meter,
+        }
     }
 
     /// The unit of work. Only this thread uses it; the lock is there for the guest's store.
@@ -92,10 +110,16 @@ impl Applier {
     /// Calls the projection; a statement that has failed counts, whatever the projection made of it.
     pub fn call(&mut self, call: impl FnOnce(&mut Instance) -> Result<(), CallError>) -> Result<(), ApplyError> {
         let called = self.instance().and_then(call);
+        self.calls = self.calls.wrapping_add(1);
+        let mut work = self.work();
+        if self.calls.is_multiple_of(CALLS_PER_LOOK) {
+            work.keep_time(Instant::now());
+        }
         // The statement's error is the cause, and what the projection says of it the consequence.
-        if let Some(failure) = self.work().failure() {
+        if let Some(failure) = work.failure() {
             return Err(failure.clone().into());
         }
+        drop(work);
         Ok(called?)
     }
 

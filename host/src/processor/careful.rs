@@ -4,6 +4,7 @@
 
 use super::batch::{Applier, Attempt};
 use super::failure::{ApplyError, Kind};
+use super::losses::{IN_A_ROW, Losses};
 use super::policy::{OnError, Options};
 use super::reader::{Batch, Taken};
 use super::stop::{Slept, Stop};
@@ -57,12 +58,25 @@ impl Applier {
     /// # Errors
     /// When somebody else has the partition, the connection is lost, something around the projection is broken,
     /// or the policy is to stop.
-    pub fn apply_carefully(&mut self, batch: &Batch, options: &Options, stop: &Stop) -> Result<u64, Trouble> {
+    pub fn apply_carefully(
+        &mut self,
+        batch: &Batch,
+        options: &Options,
+        stop: &Stop,
+        losses: &mut Losses,
+    ) -> Result<u64, Trouble> {
         let events = &batch.events;
         let (mut applied, mut start) = (0, 0);
-        let mut company = Company::Together;
+        let mut company = if losses.is_one_by_one(self.position) { Company::EachAlone } else { Company::Together };
         let mut backoff = Backoff::default();
         while start < events.len() {
+            if let Some(error) = losses.verdict(events[start].position()) {
+                let to = events.get(start + 1).map_or(batch.to, |_| events[start].position());
+                self.meter.failed(Kind::Permanent.name());
+                self.give_up_on(&events[start], to, &error, IN_A_ROW, options)?;
+                start += 1;
+                continue;
+            }
             let end = if company == Company::Together { events.len() } else { start + 1 };
             let to = if end == events.len() { batch.to } else { events[end - 1].position() };
             let done = self.run_carefully(&events[start..end], to);
@@ -91,7 +105,13 @@ impl Applier {
             let error = culprit.error;
             self.meter.failed(error.kind().name());
             match error.kind() {
-                Kind::Fenced | Kind::Rewritten | Kind::Lost | Kind::Environment => return Err(Trouble::from(error)),
+                Kind::Lost => {
+                    if end == start + 1 {
+                        losses.lost_alone(event.position(), &error);
+                    }
+                    return Err(Trouble::from(error));
+                }
+                Kind::Fenced | Kind::Rewritten | Kind::Environment => return Err(Trouble::from(error)),
                 Kind::Transient if backoff.failures() + 1 < options.max_attempts => {
                     let wait = backoff.fail();
                     let attempts = backoff.failures();
@@ -145,7 +165,10 @@ impl Applier {
                 // SQLite rolls everything back by itself after some errors, and a lost connection has no savepoints.
                 // Nothing before this event is left to commit.
                 self.roll_back();
-                let error = if undoing.is_lost_connection() { undoing.into() } else { error };
+                // Unless the host has ended it for what the event did, or it is why the event has failed.
+                let is_why = error.took_too_long() || error.kind() == Kind::Lost;
+                let is_outage = undoing.is_lost_connection() && !is_why;
+                let error = if is_outage { undoing.into() } else { error };
                 return Err(whole(error));
             }
             if at == 0 {

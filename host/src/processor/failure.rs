@@ -2,7 +2,7 @@
 
 use crate::plugin::instance::{CallError, Failure};
 use crate::read_model::store::CommitError;
-use crate::read_model::value::SqlError;
+use crate::read_model::value::{SqlError, sqlstate};
 
 /// Why a batch, or an event, was not applied.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +63,34 @@ impl ApplyError {
             Self::Call(CallError::Failure(Failure::Transient(_))) => Kind::Transient,
             Self::Call(_) => Kind::Permanent,
         }
+    }
+}
+
+impl ApplyError {
+    /// The error of SQL, if it is one.
+    fn sql(&self) -> Option<&SqlError> {
+        match self {
+            Self::Sql(error) | Self::Commit(CommitError::Sql(error)) => Some(error),
+            Self::Call(_) | Self::Commit(_) => None,
+        }
+    }
+
+    /// Whether a statement was cancelled because it took too long.
+    #[must_use]
+    pub fn took_too_long(&self) -> bool {
+        self.sql().is_some_and(|error| error.code == sqlstate::CANCELED)
+    }
+
+    /// Whether the connection ended while a statement was on its way, and nobody said why.
+    #[must_use]
+    pub fn is_without_a_word(&self) -> bool {
+        self.sql().is_some_and(|error| error.code == sqlstate::WITHOUT_A_WORD)
+    }
+
+    /// Whether it went past a limit on what a transaction may take, of which a smaller one takes less.
+    #[must_use]
+    pub fn is_past_a_limit(&self) -> bool {
+        self.sql().is_some_and(|error| error.code == sqlstate::LIMIT)
     }
 }
 

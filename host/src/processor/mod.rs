@@ -5,8 +5,9 @@
 //! ```
 //!
 //! [`worker`] is the life of one worker: claim or stand by, migrate, then batch after batch. [`reader`] cuts the log
-//! into batches, as large as [`pace`] says. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
-//! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is. A plugin that has
+//! into batches, as large as [`pace`] says, and [`paths`] says which way one goes. [`batch`] applies one on the fast path; when anything in it fails, [`careful`] applies it again
+//! event by event, so that the culprit shows itself, and [`failure`] says what kind of failure it is; [`losses`] what is to be
+//! made of a connection that is lost again and again. A plugin that has
 //! replaced another is on [`trial`] in its first batch. [`policy`] is
 //! what the operator chose to happen then. [`requests`] are what an operator asks of a worker about an aggregate that
 //! is parked, and [`replay`] brings it back; [`unattended`] does it where no worker runs. [`pausing`] is how it hears that it
@@ -18,7 +19,9 @@ pub mod backoff;
 pub mod batch;
 pub mod careful;
 pub mod failure;
+mod losses;
 pub mod pace;
+mod paths;
 mod pausing;
 pub mod policy;
 pub mod progress;

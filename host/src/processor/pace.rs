@@ -91,7 +91,7 @@ impl Pace {
     /// A batch of so many events took so long.
     pub fn took(&mut self, events: usize, time: Duration) {
         if time > LONG {
-            self.settle(Measured::new((self.size().min(events.max(1)) / 2).max(1)));
+            self.too_much(events);
             return;
         }
         // What has come live says nothing about a full one.
@@ -124,6 +124,11 @@ impl Pace {
                 self.next_rest = (self.next_rest * 2).min(LONGEST_REST);
             }
         }
+    }
+
+    /// So many events were more than one transaction takes.
+    pub fn too_much(&mut self, events: usize) {
+        self.settle(Measured::new((self.size().min(events.max(1)) / 2).max(1)));
     }
 
     /// A batch failed.

@@ -253,7 +253,7 @@ impl Applier {
 
     /// Writes down that a replay has failed, and at which event; where it cannot be told, at the one that the
     /// aggregate was parked for.
-    fn stays_parked(
+    pub(super) fn stays_parked(
         &mut self,
         request: &Request,
         at: Option<Position>,

@@ -10,12 +10,16 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
+use super::losses::{IN_A_ROW, Losses};
 use super::replay::{Carried, Replaying};
 use super::worker::Trouble;
 use crate::read_model::request::Request;
 
 /// The time between two looks.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// What is answered to a request that is lost each time.
+const LOST: &str = "the connection was lost each time that it was tried";
 
 /// Where a worker's requests come in.
 #[derive(Debug, Default)]
@@ -36,7 +40,12 @@ impl Requests {
     ///
     /// # Errors
     /// When somebody else has the partition, the connection is lost, or it is time to end.
-    pub(super) fn serve(&mut self, applier: &mut Applier, replaying: Replaying<'_>) -> Result<u64, Trouble> {
+    pub(super) fn serve(
+        &mut self,
+        applier: &mut Applier,
+        replaying: Replaying<'_>,
+        losses: &mut Losses,
+    ) -> Result<u64, Trouble> {
         if applier.parked.is_empty() || self.next.is_some_and(|next| Instant::now() < next) {
             return Ok(0);
         }
@@ -61,7 +70,17 @@ impl Requests {
             if replaying.stop.is_requested() {
                 break;
             }
-            match applier.carry_out(request, replaying)? {
+            let carried = match losses.is_past_trying(request.id) {
+                false => applier.carry_out(request, replaying),
+                // Whatever the reason is: it is parked already, so nothing is decided by that.
+                true => applier.stays_parked(request, None, LOST, IN_A_ROW, replaying),
+            };
+            let carried = carried.inspect_err(|trouble| {
+                if matches!(trouble, Trouble::Lost(_)) {
+                    losses.lost_in_replay(request.id);
+                }
+            });
+            match carried? {
                 Carried::Answered(answer) => applied += answer.applied,
                 Carried::Waits(why) => {
                     waits = true;

@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
+use super::losses::Losses;
 use super::pace::Pace;
+use super::paths::WentBack;
 use super::pausing::{self, Found, Pausing};
 use super::policy::{Options, Until};
 use super::progress::{Progress, State};
-use super::reader::{Batch, Reader};
+use super::reader::Reader;
 use super::replay::Replaying;
 use super::requests::Requests;
 use super::standby::{Frozen, Standby};
@@ -20,7 +22,6 @@ use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::partition::Partition;
 use crate::plugin::PluginSlot;
-use crate::plugin::slot::Origin;
 use crate::read_model::ReadModel;
 use crate::read_model::checkpoint::Slot;
 use crate::read_model::claim::Holder;
@@ -31,7 +32,6 @@ use crate::read_model::unit_of_work::{Sending, UnitOfWork};
 use crate::source::Feed;
 use crate::source::wake::Seen;
 use crate::telemetry::metrics::Meter;
-use crate::telemetry::reloads;
 
 /// How often whoever stands by asks whether the partition is free.
 const STANDBY: Duration = Duration::from_millis(250);
@@ -50,9 +50,6 @@ const VERIFY_EVERY: Duration = Duration::from_secs(1);
 /// After how long without events a projection's memory is given back. Live, with an event now and then, it is not: what
 /// it has cached would be read again for each.
 const REST_AFTER: Duration = Duration::from_secs(5);
-
-/// How many events of a batch that failed are tried together.
-const PIECE: usize = 250;
 
 /// How a worker ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -159,9 +156,9 @@ impl Worker {
         let name = self.plugin.get().descriptor.name.clone();
         let span = tracing::info_span!("worker", projection = name, partition = %self.partition);
         let _entered = span.enter();
-        let mut backoff = Backoff::default();
+        let (mut backoff, mut losses) = (Backoff::default(), Losses::default());
         loop {
-            let trouble = match self.session(&name, &mut reader, &mut backoff) {
+            let trouble = match self.session(&name, &mut reader, &mut backoff, &mut losses) {
                 Ok(()) => return Outcome::Done,
                 Err(trouble) => trouble,
             };
@@ -202,9 +199,16 @@ impl Worker {
     }
 
     /// One claim, for as long as it lasts.
-    fn session(&self, name: &str, reader: &mut Reader, backoff: &mut Backoff) -> Result<(), Trouble> {
+    fn session(
+        &self,
+        name: &str,
+        reader: &mut Reader,
+        backoff: &mut Backoff,
+        losses: &mut Losses,
+    ) -> Result<(), Trouble> {
         let goal = self.goal()?;
         let claim = self.claim(name, reader)?;
+        losses.look(&self.read_model, &self.owner)?;
         tracing::info!(position = claim.position.get(), epoch = claim.epoch.0, "partition claimed");
         if !claim.lineage.is_empty() {
             let (until, totals) = (claim.lineage.until().get(), claim.lineage.totals());
@@ -228,7 +232,7 @@ impl Worker {
         let mut applier = Applier::new(plugin, work, claim.parked, claim.position, self.meter.clone());
         self.migrate(&mut applier)?;
         self.progress.is(State::Running);
-        self.follow(&mut applier, reader, goal, backoff)
+        self.follow(&mut applier, reader, goal, backoff, losses)
     }
 
     /// Where a worker that is to catch up is done: at the last event that is visible now.
@@ -342,6 +346,7 @@ impl Worker {
         reader: &mut Reader,
         goal: Option<Position>,
         backoff: &mut Backoff,
+        losses: &mut Losses,
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
         let (mut passed, mut verified, mut worked) = (Instant::now(), Instant::now(), Instant::now());
@@ -352,7 +357,7 @@ impl Worker {
                 return Ok(());
             }
             self.swap(applier, reader);
-            match requests.serve(applier, self.replaying()) {
+            match requests.serve(applier, self.replaying(), losses) {
                 Err(Trouble::Trial(error)) => match self.go_back(applier, reader, &error) {
                     WentBack::Yes => continue,
                     WentBack::No => return Err(error.into()),
@@ -387,7 +392,7 @@ impl Worker {
             seen = self.feed.source().wait(seen, Duration::ZERO);
             let batch = reader.next(pace.size())?;
             if !batch.events.is_empty() {
-                self.apply(applier, reader, &batch, &mut pace)?;
+                self.apply(applier, reader, &batch, &mut pace, losses)?;
                 self.progress.reached(applier.position);
                 backoff.reset();
                 (pause, worked) = (FIRST_PAUSE, Instant::now());
@@ -425,124 +430,6 @@ impl Worker {
     fn replaying(&self) -> Replaying<'_> {
         Replaying { source: self.feed.source(), options: &self.options, stop: &self.stop, by: &self.owner }
     }
-
-    /// Applies a batch on the fast path, or else carefully.
-    fn apply(&self, applier: &mut Applier, reader: &mut Reader, batch: &Batch, pace: &mut Pace) -> Result<(), Trouble> {
-        let (began, mut backoff) = (Instant::now(), Backoff::default());
-        let migrates = applier.trial.on_record().is_some();
-        tracing::debug!(to = batch.to.get(), events = batch.events.len(), "batch begins");
-        let applied = loop {
-            let error = match applier.apply(batch) {
-                Ok(applied) => {
-                    if migrates {
-                        self.plugin.insist(&applier.plugin);
-                    }
-                    pace.took(batch.events.len(), began.elapsed());
-                    break applied;
-                }
-                Err(error) => error,
-            };
-            pace.failed();
-            self.meter.failed(error.kind().name());
-            match error.kind() {
-                Kind::Fenced | Kind::Rewritten | Kind::Lost => return Err(error.into()),
-                // A deadlock is nobody's fault: partitions write the same rows, each in its own order. It would come
-                // again, and each costs the server's deadlock_timeout; so who meets one takes turns from then on.
-                Kind::Transient
-                    if matches!(error, ApplyError::Sql(_) | ApplyError::Commit(_)) && backoff.failures() < 2 =>
-                {
-                    applier.work().take_turns();
-                    let wait = backoff.fail();
-                    tracing::info!(%error, ?wait, "trying the batch again");
-                    self.meter.retried();
-                    if self.stop.sleep(wait) == Slept::Stopped {
-                        return Err(Trouble::Stopped);
-                    }
-                }
-                // What it was to apply is read again, because the last good one may want other events.
-                _ if self.go_back(applier, reader, &error) == WentBack::Yes => return Ok(()),
-                Kind::Transient | Kind::Permanent | Kind::Environment => {
-                    tracing::warn!(%error, events = batch.events.len(), "a batch failed: applying its events one by one");
-                    return self.apply_in_pieces(applier, batch);
-                }
-            }
-        };
-        self.progress.applied(applied);
-        tracing::debug!(position = applier.position.get(), applied, "batch committed");
-        Ok(())
-    }
-
-    /// Finds the piece of a failed batch that fails, and applies only that one event by event: most of a large batch
-    /// is as good as before.
-    fn apply_in_pieces(&self, applier: &mut Applier, batch: &Batch) -> Result<(), Trouble> {
-        let is_small = batch.events.len() <= PIECE;
-        for piece in batch.pieces(PIECE) {
-            if self.stop.is_requested() {
-                return Err(Trouble::Stopped);
-            }
-            let fast = match is_small {
-                true => None,
-                false => match applier.apply(&piece) {
-                    Ok(applied) => Some(applied),
-                    // Nobody knows whether it was committed: only a new claim says where the partition stands.
-                    Err(error) if matches!(error.kind(), Kind::Fenced | Kind::Rewritten | Kind::Lost) => {
-                        return Err(error.into());
-                    }
-                    Err(_) => None,
-                },
-            };
-            let applied = match fast {
-                Some(applied) => applied,
-                // Whatever it was, it comes again, and is dealt with there.
-                None => applier.apply_carefully(&piece, &self.options, &self.stop)?,
-            };
-            self.progress.applied(applied);
-            tracing::debug!(position = applier.position.get(), applied, "batch committed");
-        }
-        Ok(())
-    }
-
-    /// Goes on with another component, if one has come. One that was put back is known to be good.
-    fn swap(&self, applier: &mut Applier, reader: &mut Reader) {
-        let (plugin, origin) = self.plugin.get_with_origin();
-        if Arc::ptr_eq(&plugin, &applier.plugin) {
-            return;
-        }
-        let (from, to) = (short(&applier.plugin.digest), short(&plugin.digest));
-        tracing::info!(from, to, "the projection was replaced");
-        reader.want(plugin.descriptor.filter(), applier.position);
-        match origin {
-            Origin::New => applier.try_out(plugin),
-            Origin::PutBack => applier.swap(plugin),
-        }
-    }
-
-    /// Goes back to the last good component, if the one at work is on trial and this error is its own.
-    fn go_back(&self, applier: &mut Applier, reader: &mut Reader, error: &ApplyError) -> WentBack {
-        let failed = Arc::clone(&applier.plugin);
-        let Some(last_good) = applier.go_back(error) else { return WentBack::No };
-        let (digest, back_to) = (short(&failed.digest), short(&last_good.digest));
-        tracing::error!(%error, digest, back_to, "the new plugin failed in its first batch; the last good one goes on");
-        let (name, why) = (&last_good.descriptor.name, error.to_string());
-        reloads::note(name, &last_good.digest, &failed.digest, Some(&why));
-        self.plugin.take_back(&failed, &last_good);
-        reader.want(last_good.descriptor.filter(), applier.position);
-        WentBack::Yes
-    }
-}
-
-/// Whether the last good component is at work again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum WentBack {
-    /// It is.
-    Yes,
-    /// There is none, or the error has nothing to do with the new one.
-    No,
-}
-
-/// The beginning of a digest, for people.
-fn short(digest: &str) -> &str {
-    digest.get(..12).unwrap_or(digest)
 }
 
 /// Why tables were not brought up.

@@ -2,7 +2,7 @@
 //!
 //! Read in this order: [`value`] is what SQL takes and gives; [`checkpoint`] is how far a partition is, and the
 //! epoch that fences it; [`claim`] who may work on it, and how it comes to the next; [`heartbeat`] a worker's sign of
-//! life; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
+//! life, and [`life`] a server's; [`store`] is what a database has to do for us, done by [`postgres`] and [`sqlite`];
 //! [`guard`] judges a projection's SQL before it gets there, with the [`grants`] of the operator, and what holds if it is wrong is the [`isolation`], and [`multi_row`] says which of it can be sent in runs;
 //! [`unit_of_work`] is the transaction as a guest
 //! sees it, with limits; [`dead_letter`] is what becomes of an event that cannot be applied, [`request`] how an
@@ -18,6 +18,7 @@ pub mod grants;
 pub mod guard;
 pub mod heartbeat;
 pub mod isolation;
+pub mod life;
 pub mod multi_row;
 pub mod overview;
 pub mod pause;
@@ -39,6 +40,7 @@ use checkpoint::Slot;
 use claim::Holder;
 use heartbeat::Heartbeat;
 use isolation::Isolation;
+use life::Life;
 use store::{Claim, ClaimError};
 
 /// A database that holds read models. Cheap to clone.
@@ -113,6 +115,17 @@ impl ReadModel {
         match self {
             Self::Postgres(database, _) => postgres::depose(database, holder, by),
             Self::Sqlite(base, runtime, _) => sqlite::depose(base, holder, by, runtime),
+        }
+    }
+
+    /// What is to be seen of the life of the server; nothing where there is none.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub fn life(&self, owner: &str) -> Result<Option<Life>, DatabaseError> {
+        match self {
+            Self::Postgres(_, shared) => postgres::life(shared, owner).map(Some),
+            Self::Sqlite(..) => Ok(None),
         }
     }
 

@@ -3,7 +3,7 @@
 //! [`Store`] is the whole difference between Postgres and SQLite as far as the loop knows: transactions, the
 //! statements of a projection, and a commit that moves the checkpoint or is refused.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::checkpoint::{Advance, Epoch, Slot};
 use super::claim::Holder;
@@ -121,6 +121,8 @@ pub struct StatementLimits {
     pub result_bytes: usize,
     /// How long one statement may run.
     pub time: Duration,
+    /// How long a transaction may be open.
+    pub transaction: Duration,
 }
 
 /// The database of one claimed partition.
@@ -148,6 +150,10 @@ pub trait Store: Replays {
     /// # Errors
     /// When the connection fails.
     fn begin(&mut self) -> Result<(), SqlError>;
+
+    /// Since when the transaction is open in the database; nothing before its first statement is there. What a worker waits
+    /// for before that (a connection, its turn, the lock of a file) holds nobody up.
+    fn begun(&self) -> Option<Instant>;
 
     /// From now on, this and every other worker of the projection in this process begins a transaction only when none of
     /// them is in one.

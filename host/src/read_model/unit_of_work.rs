@@ -30,13 +30,19 @@ pub struct SqlLimits {
 }
 
 impl Default for SqlLimits {
-    /// 100,000 statements, 64 KiB of text, 32 MiB of parameters; results of 10,000 rows and 16 MiB; 30 s.
+    /// 100,000 statements, 64 KiB of text, 32 MiB of parameters; results of 10,000 rows and 16 MiB; 30 s a statement, 5 min a
+    /// transaction.
     fn default() -> Self {
         Self {
             statements: 100_000,
             text: 64 << 10,
             parameters: 32 << 20,
-            statement: StatementLimits { rows: 10_000, result_bytes: 16 << 20, time: Duration::from_secs(30) },
+            statement: StatementLimits {
+                rows: 10_000,
+                result_bytes: 16 << 20,
+                time: Duration::from_secs(30),
+                transaction: Duration::from_secs(300),
+            },
         }
     }
 }
@@ -64,6 +70,8 @@ pub struct UnitOfWork {
     sending: Sending,
     /// Statements of this transaction so far.
     statements: u64,
+    /// Until when it may be open, once it is.
+    open_until: Option<Instant>,
     /// The first failure since the transaction, or the savepoint, began.
     failed: Option<SqlError>,
     /// Time spent in the database for the guest, so that it does not count as the guest's own.
@@ -105,6 +113,7 @@ impl UnitOfWork {
             phase: Phase::Rows,
             sending: Sending::Buffered,
             statements: 0,
+            open_until: None,
             failed: None,
             waited: Duration::ZERO,
             in_database: Duration::ZERO,
@@ -183,6 +192,10 @@ impl UnitOfWork {
         let began = Instant::now();
         let result = run(&mut *self.store);
         let ended = Instant::now();
+        if self.open_until.is_none() {
+            self.open_until = self.store.begun().and_then(|begun| begun.checked_add(self.limits.statement.transaction));
+        }
+        let result = result.and_then(|done| if self.is_late(ended) { Err(self.out_of_time()) } else { Ok(done) });
         let took = ended - began;
         self.statements_ran = Some((self.statements_ran.map_or(began, |(first, _)| first), ended));
         self.waited += took;
@@ -191,6 +204,25 @@ impl UnitOfWork {
             self.failed.get_or_insert_with(|| error.clone());
         }
         result
+    }
+
+    /// Whether the transaction has been open for too long at this time.
+    fn is_late(&self, now: Instant) -> bool {
+        self.open_until.is_some_and(|until| now > until)
+    }
+
+    /// What is said then.
+    fn out_of_time(&self) -> SqlError {
+        out_of_time(self.limits.statement.transaction)
+    }
+
+    /// Fails if the transaction has been open for too long at this time: also a projection that computes, and asks nothing of
+    /// the database, keeps locked what it has written.
+    pub fn keep_time(&mut self, now: Instant) {
+        if self.is_late(now) {
+            let error = self.out_of_time();
+            self.failed.get_or_insert(error);
+        }
     }
 
     /// The time spent in the database for the guest since this was last asked.
@@ -225,6 +257,7 @@ impl UnitOfWork {
         self.sending = sending;
         self.statements = 0;
         self.failed = None;
+        self.open_until = None;
         (self.in_database, self.statements_ran) = (Duration::ZERO, None);
         self.store.begin()
     }
@@ -359,6 +392,14 @@ impl UnitOfWork {
             }
         }
     }
+}
+
+/// The error of a transaction that has been open for longer than this.
+pub(super) fn out_of_time(limit: Duration) -> SqlError {
+    SqlError::permanent(
+        sqlstate::LIMIT,
+        format!("the transaction was open for longer than {limit:?} (--max-batch-time)"),
+    )
 }
 
 /// Refuses what one of the databases would store as something else, so that both behave alike.

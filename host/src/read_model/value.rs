@@ -121,6 +121,8 @@ const SHOWN: usize = 8 << 10;
 pub mod sqlstate {
     /// The connection is gone.
     pub const CONNECTION_FAILURE: &str = "08006";
+    /// The same, while a statement was on its way, and the server did not say why.
+    pub const WITHOUT_A_WORD: &str = "08X01";
     /// The number of parameters is not that of the statement.
     pub const PARAMETER_COUNT: &str = "07001";
     /// A parameter does not fit the type expected at its place.
@@ -139,6 +141,8 @@ pub mod sqlstate {
     pub const LIMIT: &str = "54000";
     /// A statement that nests too deep.
     pub const TOO_COMPLEX: &str = "54001";
+    /// A statement was cancelled: it took too long.
+    pub const CANCELED: &str = "57014";
     /// The transaction has failed already.
     pub const FAILED_TRANSACTION: &str = "25P02";
     /// Whatever has no better code.

@@ -245,3 +245,34 @@ fn no_projection_is_called_as_the_user_who_reads_the_events() {
     }
     assert!(setup.checkpoints("reader").is_empty());
 }
+
+#[test]
+fn a_host_of_before_goes_on_with_seals_that_have_no_numbers() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    catch_up(&setup, &LOGIN).success();
+    // What a host of the release before has made: the key of its claim, and a seal over what it wants to have done.
+    let (position, epoch) = (setup.position("saboteur"), setup.checkpoints("saboteur")[0].epoch);
+    let mut session = setup.read_model().connect();
+    session.execute(
+        "UPDATE projectionist.seals SET inner_key = decode(repeat('36', 64), 'hex'), outer_key = decode(repeat('5c', 64), 'hex')",
+    );
+    session.execute(&format!("SET SESSION AUTHORIZATION \"{}\"", role(&setup)));
+    let advance = |from: u64| {
+        let said = format!(
+            r#"{{"projection": "saboteur", "total": 1, "key": 0, "epoch": {epoch}, "from": {from}, "to": {}, "applied": 1,
+               "version": 1, "digest": "x", "forgets": false}}"#,
+            from + 1
+        );
+        format!(
+            "SELECT projectionist.advance(said, sha256(decode(repeat('5c', 64), 'hex')
+                 || sha256(decode(repeat('36', 64), 'hex') || convert_to('advance ' || said, 'UTF8'))))
+             FROM (VALUES ('{said}')) AS what (said)"
+        )
+    };
+    for from in position..position + 3 {
+        session.execute(&advance(from));
+    }
+    assert_eq!((setup.position("saboteur"), setup.events_applied("saboteur")), (position + 3, 4));
+    assert!(session.try_execute(&advance(position)).unwrap_err().contains("is not where this claim has left it"));
+}

@@ -109,6 +109,37 @@ fn each_limit_of_a_call_and_of_its_sql_is_as_it_was_set(setup: &Setup) {
     assert!(error.contains("more than 1 statements in one transaction (SQLSTATE 54000)"), "{error}");
 }
 
+/// A query that takes some tenths of a second for each million, and as long on every database.
+fn count(setup: &Setup, aggregate: &str, millions: u32) -> projectionist_tests::Event {
+    let sql = match setup.read_model().kind() {
+        Kind::Postgres => format!(
+            "SELECT count(*) AS n FROM generate_series(1, 1000) AS a (n), generate_series(1, 1000) AS b (n),
+                 generate_series(1, {millions}) AS c (n)"
+        ),
+        Kind::Sqlite => format!(
+            "WITH RECURSIVE r (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM r WHERE n < {millions}000000)
+             SELECT count(*) AS n FROM r"
+        ),
+    };
+    order(aggregate, json!({"do": "query", "sql": sql}))
+}
+
+on_both_databases!(a_batch_that_takes_too_long_goes_on_smaller_and_no_event_is_blamed_for_the_others);
+fn a_batch_that_takes_too_long_goes_on_smaller_and_no_event_is_blamed_for_the_others(setup: &Setup) {
+    // All of them take longer than a transaction may, and each far less.
+    setup.insert(&(0..120).map(|_| count(setup, "a", 1)).collect::<Vec<_>>());
+    let output = catch_up(setup, &["--max-batch-time", "4000"]);
+    let log = &output.success().stderr;
+    assert!(log.contains("the transaction was open for longer than 4s (--max-batch-time) (SQLSTATE 54000)"), "{log}");
+    assert_eq!((noted(setup), setup.dead_letters("saboteur")), (120, vec![]));
+}
+
+on_both_databases!(an_event_that_takes_too_long_by_itself_is_a_dead_letter);
+fn an_event_that_takes_too_long_by_itself_is_a_dead_letter(setup: &Setup) {
+    let error = error_of(setup, count(setup, "bad", 40), &["--max-batch-time", "1500"]);
+    assert_eq!(error, "the transaction was open for longer than 1.5s (--max-batch-time) (SQLSTATE 54000)");
+}
+
 on_both_databases!(what_a_list_names_many_times_counts_many_times);
 fn what_a_list_names_many_times_counts_many_times(setup: &Setup) {
     // 8 MiB of the guest's memory, and 80 GiB if the host copied them: within the limit of memory, past that of a call.

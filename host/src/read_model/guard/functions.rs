@@ -434,6 +434,31 @@ pub(super) fn is_special(dialect: Dialect, word: &str) -> bool {
     }
 }
 
+/// Functions of Postgres that take a row as their one argument. Where `t` has no column `f`, `t.f` is another way to write
+/// `f(t)`, so it calls them without a parenthesis. Of these only names can be judged, since nobody here knows which columns a table
+/// has: what is a column of such a name is named without its table (`f` alone is never a function), or with an alias of another name in a
+/// subquery. Those that are on the list of what may be called may be called so, too, and so is every column of their names.
+const OF_A_ROW: &[&str] = &[
+    "any_out",
+    "anycompatible_out",
+    "anycompatiblenonarray_out",
+    "anyelement_out",
+    "anynonarray_out",
+    "hash_record",
+    "pg_collation_for",
+    "pg_column_compression",
+    "pg_column_size",
+    "pg_column_toast_chunk_id",
+    "pg_typeof",
+    "record_out",
+    "record_send",
+];
+
+/// Whether this, behind a table and a dot, may be a call of a function that may not be called.
+pub(super) fn is_called_as_column(dialect: Dialect, name: &str) -> bool {
+    dialect == Dialect::Postgres && OF_A_ROW.contains(&name) && !is_allowed(dialect, name)
+}
+
 /// How many arguments a function needs so that it does not read the clock.
 pub(super) fn fewest_arguments(dialect: Dialect, name: &str) -> usize {
     match dialect {

@@ -217,6 +217,14 @@ fn functions_that_are_not_on_the_list_are_refused_wherever_they_stand() {
         "ALTER TABLE t ALTER COLUMN a TYPE int USING pg_backend_pid()",
         "ALTER TABLE t ADD COLUMN b TIMESTAMPTZ DEFAULT now()",
         "ALTER TABLE t ADD CONSTRAINT c CHECK (pg_sleep(1) IS NULL)",
+        "SELECT t.pg_typeof FROM t",
+        "SELECT mine.t.PG_TYPEOF FROM t",
+        "SELECT (t).pg_typeof FROM t",
+        "SELECT ((t)).\"record_out\" FROM t",
+        "SELECT a FROM t ORDER BY t.pg_column_size",
+        "INSERT INTO t VALUES (1) ON CONFLICT (a) DO UPDATE SET b = excluded.pg_typeof",
+        "INSERT INTO t VALUES (1) RETURNING t.pg_typeof",
+        "CREATE VIEW v AS SELECT t.pg_typeof FROM t",
     ] {
         refused(Dialect::Postgres, sql);
     }
@@ -256,6 +264,25 @@ fn a_refusal_says_which_function_and_what_to_do() {
         "`age` with 1 arguments reads the clock: a projection is a function of its events: take the event's `created_at`"
     );
     assert_eq!(refused(Dialect::Postgres, "SELECT 'events'::regclass"), "a projection may not use the type `REGCLASS`");
+    assert_eq!(
+        refused(Dialect::Postgres, "SELECT t.pg_typeof FROM t"),
+        "a projection may not call `pg_typeof`, which is also a function of rows: name the column `pg_typeof` without its table"
+    );
+}
+
+#[test]
+fn a_column_that_is_called_as_a_function_is_named_as_a_column() {
+    for sql in [
+        "SELECT pg_typeof, record_out FROM t WHERE pg_typeof = 1",
+        "UPDATE t SET pg_typeof = pg_typeof + 1",
+        "INSERT INTO t (pg_typeof) VALUES (1) ON CONFLICT (pg_typeof) DO NOTHING",
+        "SELECT s.kind FROM (SELECT pg_typeof AS kind FROM t) AS s",
+        // What may be called may be called so, and is as often a column.
+        "SELECT t.count, excluded.to_json, (t).quote_literal FROM t",
+    ] {
+        one(Dialect::Postgres, sql, Phase::Rows).unwrap();
+    }
+    one(Dialect::Sqlite, "SELECT t.pg_typeof FROM t", Phase::Rows).unwrap();
 }
 
 #[test]

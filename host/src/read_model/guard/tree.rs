@@ -7,7 +7,7 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 
 use sqlparser::ast::{
-    AlterTableOperation, BinaryOperator, DataType, Expr, FromTable, Function, FunctionArg, FunctionArgExpr,
+    AccessExpr, AlterTableOperation, BinaryOperator, DataType, Expr, FromTable, Function, FunctionArg, FunctionArgExpr,
     FunctionArgumentClause, FunctionArguments, Ident, Insert, ObjectName, Query, Select, SelectFlavor, SetExpr,
     SqliteOnConflict, Statement, TableAlias, TableFactor, TableObject, TableWithJoins, Value, ValueWithSpan, Visitor,
 };
@@ -192,6 +192,17 @@ impl Judge<'_> {
         FINE
     }
 
+    /// Whether a name may stand behind a dot: where a row has no column of that name, it is a function of the row.
+    fn attribute(&self, ident: &Ident) -> Verdict {
+        let name = known_as(ident, self.dialect);
+        refuse_if(
+            functions::is_called_as_column(self.dialect, &name),
+            &format!(
+                "a projection may not call `{ident}`, which is also a function of rows: name the column `{ident}` without its table"
+            ),
+        )
+    }
+
     /// The table that a statement writes: its own.
     fn target(&self, factor: &TableFactor) -> Verdict {
         match factor {
@@ -357,9 +368,13 @@ impl Visitor for Judge<'_> {
             Expr::BinaryOp { op, .. } | Expr::AnyOp { compare_op: op, .. } | Expr::AllOp { compare_op: op, .. } => {
                 self.operator(op)
             }
-            Expr::CompoundIdentifier(_)
-            | Expr::CompoundFieldAccess { .. }
-            | Expr::IsFalse(_)
+            Expr::CompoundIdentifier(parts) => parts.iter().skip(1).try_for_each(|part| self.attribute(part)),
+            Expr::CompoundFieldAccess { access_chain, .. } => access_chain.iter().try_for_each(|access| match access {
+                AccessExpr::Dot(Expr::Identifier(ident)) => self.attribute(ident),
+                AccessExpr::Dot(other) => refuse(format!("a projection may not write `.{}`", shown(other))),
+                AccessExpr::Subscript(_) => FINE,
+            }),
+            Expr::IsFalse(_)
             | Expr::IsNotFalse(_)
             | Expr::IsTrue(_)
             | Expr::IsNotTrue(_)

@@ -159,7 +159,7 @@ async fn sealer(connection: &mut PgConnection, slot: &Slot, epoch: Epoch) -> Res
          INSERT INTO projectionist.seals AS s (projection, total_partitions, partition_key, epoch, inner_key, outer_key)
          VALUES ($1, $2, $3, $4, $5, $6)
          ON CONFLICT (projection, total_partitions, partition_key) DO UPDATE
-         SET epoch = excluded.epoch, inner_key = excluded.inner_key, outer_key = excluded.outer_key
+         SET epoch = excluded.epoch, inner_key = excluded.inner_key, outer_key = excluded.outer_key, used = 0
          WHERE s.epoch <= excluded.epoch",
     )
     .persistent(false)

@@ -48,22 +48,27 @@ impl Fence {
     }
 
     /// What seals what is said in this session, if it is the projection's own.
-    pub(super) fn sealer(&self) -> Option<&Sealer> {
-        self.sealer.as_ref()
+    pub(super) fn sealer(&mut self) -> Option<&mut Sealer> {
+        self.sealer.as_mut()
+    }
+
+    /// Whether this session is the projection's own.
+    pub(super) fn is_sealed(&self) -> bool {
+        self.sealer.is_some()
     }
 
     /// Moves the checkpoint from where it was read to where a batch ends.
-    pub(super) fn advance(&self, from: Position, advance: &Advance) -> String {
-        let Self { of, projection, known_until, .. } = self;
+    pub(super) fn advance(&mut self, from: Position, advance: &Advance) -> String {
+        let Self { of, projection, known_until, sealer, .. } = self;
         let (to, applied, version) = (advance.to.to_sql(), advance.applied, advance.plugin_version);
         let digest = advance.plugin_digest.replace('\'', "''");
         // Facts that the checkpoint has passed say nothing any more.
         let forgets = known_until.is_some_and(|until| advance.to >= until);
-        if let Some(sealer) = &self.sealer {
+        if let Some(sealer) = sealer {
             let from = from.to_sql();
             let what = json!({"from": from, "to": to, "applied": applied, "version": version,
                               "digest": &*advance.plugin_digest, "forgets": forgets});
-            return sealer.seal("advance", &what).call("advance");
+            return sealer.seal_next("advance", what).call("advance");
         }
         let lineage = if forgets { ", lineage = NULL" } else { "" };
         format!(

@@ -1,6 +1,7 @@
 //! A worker's hold on a session: taken from the pool when there is something to say, and kept until the transaction ends.
 
 use std::future::Future;
+use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
@@ -9,6 +10,7 @@ use super::super::isolation::Isolation;
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, sqlstate};
 use super::locks::Lock;
+use super::overdue::{Backend, Deadline};
 use super::pool::Found;
 use super::prepared::Known;
 use super::role::Role;
@@ -26,6 +28,8 @@ pub(super) struct Lease {
     session: Option<Session>,
     /// Whether it stays until [`Lease::end`].
     in_transaction: bool,
+    /// The process of a session that was given up in the middle of something, and may still be there.
+    left: Option<Backend>,
     /// Who comes before others where there are too few.
     priority: Priority,
     /// What it is to be set to.
@@ -56,6 +60,7 @@ impl Lease {
         Self {
             session: None,
             in_transaction: false,
+            left: None,
             priority,
             settings,
             tables: String::new(),
@@ -144,7 +149,7 @@ impl Lease {
         if is_over {
             self.give_back();
         } else {
-            self.session = None;
+            self.drop_session();
         }
         self.alone = None;
     }
@@ -160,6 +165,11 @@ impl Lease {
     /// Whether the claim is held, as far as anybody knows.
     pub(super) fn is_held(&self) -> bool {
         self.lock.as_ref().is_none_or(Lock::is_held)
+    }
+
+    /// Whether its process was given up, in the middle of something.
+    pub(super) fn is_left(&self) -> bool {
+        self.session.as_ref().is_some_and(|session| session.left().is_some())
     }
 
     /// Asks the server whether the claim is held.
@@ -199,19 +209,21 @@ impl Lease {
         &mut self,
         work: impl AsyncFnOnce(&mut PgConnection) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
-        self.prepare(async |connection, _| work(connection).await)
+        self.prepare(None, async |connection, _| work(connection).await)
     }
 
-    /// As [`Lease::try_run`], for what prepares statements.
+    /// As [`Lease::try_run`], for what prepares statements, or runs one of the projection: that has so long.
     ///
     /// # Errors
     /// When it fails, or a message that was on its way has.
     pub(super) fn prepare<T>(
         &mut self,
+        limits: Option<StatementLimits>,
         work: impl AsyncFnOnce(&mut PgConnection, &mut Known) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
         let lost = self.lost();
-        let done = self.session()?.try_run(lost, work);
+        let deadline = limits.map(|limits| self.deadline(1, limits, Duration::ZERO));
+        let done = self.session()?.try_run(lost, deadline, work);
         self.rest();
         done
     }
@@ -225,18 +237,29 @@ impl Lease {
         message: Message,
         answer: Answer,
         limits: StatementLimits,
+        open_for: Duration,
     ) -> Result<Rowset, SendError> {
-        let lost = self.lost();
-        self.session().map_err(SendError::before)?.send(lost, message, answer, limits)
+        let (lost, deadline) = (self.lost(), self.deadline(message.lasting, limits, open_for));
+        self.session().map_err(SendError::before)?.send(lost, message, answer, limits, deadline)
     }
 
     /// Sends a message, and does not wait for it, but for the one before it.
     ///
     /// # Errors
     /// When the one before it has failed.
-    pub(super) fn send_ahead(&mut self, message: Message, limits: StatementLimits) -> Result<(), SendError> {
-        let lost = self.lost();
-        self.session().map_err(SendError::before)?.send_ahead(lost, message, limits)
+    pub(super) fn send_ahead(
+        &mut self,
+        message: Message,
+        limits: StatementLimits,
+        open_for: Duration,
+    ) -> Result<(), SendError> {
+        let (lost, deadline) = (self.lost(), self.deadline(message.lasting, limits, open_for));
+        self.session().map_err(SendError::before)?.send_ahead(lost, message, limits, deadline)
+    }
+
+    /// Until when so many statements have to be done, of a transaction that has been open for so long.
+    fn deadline(&self, statements: u32, limits: StatementLimits, open_for: Duration) -> Deadline {
+        Deadline::new(statements, limits, open_for, &self.shared.locks, &self.settings.owner)
     }
 
     /// Whether the server has nothing to do for it.
@@ -272,6 +295,7 @@ impl Lease {
                     "the connection that holds the claim was lost",
                 ));
             }
+            self.await_left()?;
             if self.in_transaction && self.turn.is_taken() && self.alone.is_none() {
                 self.alone = Some(self.turn.alone(&self.shared.database));
             }
@@ -281,6 +305,24 @@ impl Lease {
         }
         let Some(session) = &mut self.session else { unreachable!("it was taken") };
         Ok(session)
+    }
+
+    /// Waits until a process is gone that was given up: it has rows locked, and who has one of those has no other.
+    fn await_left(&mut self) -> Result<(), SqlError> {
+        let Some(backend) = self.left else { return Ok(()) };
+        let lost = self.lost();
+        let (database, locks) = (&self.shared.database, &self.shared.locks);
+        database.block_on(async {
+            tokio::select! {
+                gone = backend.gone(locks, &self.settings.owner) => gone,
+                () = lost => Err(SqlError::retryable(
+                    sqlstate::CONNECTION_FAILURE,
+                    "the connection that holds the claim was lost",
+                )),
+            }
+        })?;
+        self.left = None;
+        Ok(())
     }
 
     /// A session from the pool, set as it is to be.
@@ -342,8 +384,18 @@ impl Lease {
         if session.is_well() {
             self.shared.pool.give_back(session);
         } else {
-            drop(session);
+            self.session = Some(session);
+            self.drop_session();
             self.shared.pool.forget_idle();
+        }
+    }
+
+    /// Closes the session.
+    fn drop_session(&mut self) {
+        let left = self.session.take().and_then(|session| session.left());
+        if left.is_some() {
+            tracing::warn!("a statement does not end: this partition waits for it, and others go on");
+            self.left = left;
         }
     }
 }

@@ -157,7 +157,10 @@ impl Locks {
     }
 
     /// Runs something in the session, which is made if need be.
-    async fn with<T>(
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or does not answer in time, or the work fails. Where it was lost, so are the locks.
+    pub(super) async fn with<T>(
         &self,
         owner: &str,
         doing: &'static str,

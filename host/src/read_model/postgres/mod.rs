@@ -4,6 +4,8 @@
 //! transaction, [`fence`] what moves the checkpoint in it. It runs in a [`session`] that a worker has on [`lease`] from the
 //! [`pool`], and [`turns`] is who does so one after the other; [`shared`] is all of that, of a process. [`prepared`] are the
 //! statements that a session knows, [`statements`] those that are kept until they go off, [`decode`] how columns are read.
+//! [`overdue`] is what becomes of a statement that the server does not end by itself, [`last_words`] what is known of a process
+//! that has ended over one.
 //! [`role`] is whom a projection's statements run as; where that is to hold against everything, [`login`] opens a session that is its
 //! own, in which the host's tables move by [`seal`], through the functions of [`sealed`]. [`grants`] what it may read besides its own. [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
 
@@ -12,10 +14,12 @@ mod dead_letters;
 mod decode;
 mod fence;
 mod grants;
+mod last_words;
 mod lease;
 mod literal;
 mod locks;
 mod login;
+mod overdue;
 mod pool;
 mod prepared;
 mod replays;
@@ -36,7 +40,7 @@ pub(super) use grants::all as all_grants;
 pub use pool::CONNECTIONS;
 pub use shared::Shared;
 pub use store::PostgresStore;
-pub use takeover::{beat, depose};
+pub use takeover::{beat, depose, life};
 
 use sqlx::postgres::{PgDatabaseError, PgSeverity};
 

@@ -6,7 +6,7 @@ use super::super::store::Store as _;
 use super::super::value::SqlError;
 use serde_json::json;
 
-use super::{PostgresStore, sealed, storable};
+use super::{PostgresStore, sealed, sql_error, storable};
 use crate::event::Position;
 
 /// A request's row: id, bounded context, aggregate type, aggregate id, action, position.
@@ -31,7 +31,15 @@ impl Replays for PostgresStore {
     }
 
     fn note(&mut self, request: i64, why: &str) -> Result<(), SqlError> {
-        if self.done_sealed("note", || json!({"request": request, "message": storable(why)}))? {
+        let noted = self.done_sealed("note", || json!({"request": request, "message": storable(why)}));
+        // There is no transaction around it.
+        if let Some(sealer) = self.fence.sealer() {
+            match &noted {
+                Ok(_) => sealer.committed(),
+                Err(_) => sealer.rolled_back(),
+            }
+        }
+        if noted? {
             return Ok(());
         }
         let update =
@@ -141,6 +149,8 @@ impl Replays for PostgresStore {
         self.send()?;
         // Going back to the savepoint makes them deferred again, as the next event may rely on.
         let check = "SAVEPOINT deferred; SET CONSTRAINTS ALL IMMEDIATE; ROLLBACK TO deferred; RELEASE deferred";
-        self.session.run(async |connection| sqlx::raw_sql(check).execute(connection).await).map(drop)
+        self.session.prepare(Some(self.limits), async |connection, _| {
+            sqlx::raw_sql(check).execute(connection).await.map(drop).map_err(|error| sql_error(&error))
+        })
     }
 }

@@ -10,6 +10,11 @@
 //! wants to have done. Who finds a seal can do what the host was about to do, and nothing else: the checkpoint moves
 //! from one position to another under one epoch, so it moves once.
 //!
+//! **Seals have numbers** (`0030_numbered_seals.sql`). Each says its own and that of the one before it, which the server has to find as
+//! the last that was used: so each is good once, in its order, and the one that moves the checkpoint, the last of a transaction,
+//! is good only where all before it were used in that transaction and nobody has taken them back. A number is never given
+//! again. What was rolled back is not before anything: the next seal follows the last that was committed ([`Mark`]).
+//!
 //! What the host was about to do is also all that a projection could have reached by applying its events without an
 //! error. It gains nothing.
 
@@ -90,7 +95,17 @@ pub(super) struct Sealer {
     key: Key,
     /// Which claim: the members that everything begins with.
     claim: Map<String, Json>,
+    /// The last number that was given.
+    last: u64,
+    /// The last seal that is used, if the transaction that is open commits.
+    used: Mark,
+    /// The last seal that was used in a transaction that has committed.
+    committed: Mark,
 }
+
+/// A place in the order of a claim's seals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Mark(u64);
 
 impl Sealer {
     /// Of a claim.
@@ -101,10 +116,40 @@ impl Sealer {
             ("key", json!(slot.partition.key())),
             ("epoch", json!(epoch.0)),
         ];
-        Self { key, claim: claim.into_iter().map(|(name, value)| (name.to_owned(), value)).collect() }
+        let claim = claim.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { key, claim, last: 0, used: Mark::default(), committed: Mark::default() }
     }
 
-    /// Seals what is to be done with what.
+    /// Seals what is to be done next, once, with what.
+    pub(super) fn seal_next(&mut self, doing: &str, mut what: Json) -> Sealed {
+        self.last += 1;
+        what["number"] = self.last.into();
+        what["after"] = self.used.0.into();
+        self.used = Mark(self.last);
+        self.seal(doing, &what)
+    }
+
+    /// Where it stands.
+    pub(super) fn mark(&self) -> Mark {
+        self.used
+    }
+
+    /// What was sealed since is taken back.
+    pub(super) fn back_to(&mut self, mark: Mark) {
+        self.used = mark;
+    }
+
+    /// The transaction has committed.
+    pub(super) fn committed(&mut self) {
+        self.committed = self.used;
+    }
+
+    /// It was rolled back.
+    pub(super) fn rolled_back(&mut self) {
+        self.used = self.committed;
+    }
+
+    /// Seals what is to be done with what, as often as anybody likes.
     pub(super) fn seal(&self, doing: &str, what: &Json) -> Sealed {
         let mut all = self.claim.clone();
         if let Json::Object(what) = what {
@@ -138,6 +183,25 @@ mod tests {
         let inside = Sha256::digest([&inner[..], b"advance ", sealed.said.as_bytes()].concat());
         assert_eq!(sealed.seal, Sha256::digest([&outer[..], &inside[..]].concat()).to_vec());
         assert!(sealed.call("advance").starts_with("SELECT projectionist.advance('{\""), "{}", sealed.call("advance"));
+    }
+
+    #[test]
+    fn a_number_is_given_once_and_follows_what_was_committed() {
+        let slot = Slot { projection: "mine".to_owned(), partition: Partition::new(0, 1).unwrap() };
+        let mut sealer = Sealer::new(Key::new().unwrap(), &slot, Epoch(1));
+        let numbers = |sealed: Sealed| {
+            let said: Json = serde_json::from_str(&sealed.said).unwrap();
+            (said["number"].as_u64().unwrap(), said["after"].as_u64().unwrap())
+        };
+        let next = |sealer: &mut Sealer| numbers(sealer.seal_next("bury", json!({})));
+        assert_eq!([next(&mut sealer), next(&mut sealer)], [(1, 0), (2, 1)]);
+        sealer.committed();
+        let mark = sealer.mark();
+        assert_eq!(next(&mut sealer), (3, 2));
+        sealer.back_to(mark);
+        assert_eq!([next(&mut sealer), next(&mut sealer)], [(4, 2), (5, 4)]);
+        sealer.rolled_back();
+        assert_eq!(next(&mut sealer), (6, 2));
     }
 
     #[test]

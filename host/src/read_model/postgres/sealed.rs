@@ -13,9 +13,9 @@ use super::{PostgresStore, storable};
 use crate::event::Position;
 
 impl PostgresStore {
-    /// Seals what is to be done, if this session is the projection's own.
-    pub(super) fn sealed(&self, doing: &str, what: impl FnOnce() -> Json) -> Option<Sealed> {
-        self.fence.sealer().map(|sealer| sealer.seal(doing, &what()))
+    /// Seals what is to be done next, if this session is the projection's own.
+    pub(super) fn sealed(&mut self, doing: &str, what: impl FnOnce() -> Json) -> Option<Sealed> {
+        self.fence.sealer().map(|sealer| sealer.seal_next(doing, what()))
     }
 
     /// Has a function do what is sealed; says whether this session is the projection's own, where

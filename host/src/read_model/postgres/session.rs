@@ -9,6 +9,7 @@
 //! time.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::time::{Duration, Instant};
 
 use futures_util::TryStreamExt as _;
@@ -19,7 +20,9 @@ use tokio::task::JoinHandle;
 use super::super::isolation::Isolation;
 use super::super::store::StatementLimits;
 use super::super::value::{Rowset, SqlError, Value, sqlstate};
+use super::last_words::heard;
 use super::locks::{PATIENCE, silent};
+use super::overdue::{Backend, Deadline, Missed, OfSql};
 use super::pool::Room;
 use super::prepared::Known;
 use super::role::Role;
@@ -63,7 +66,10 @@ pub(super) enum Answer {
 }
 
 /// A message that is on its way: the connection comes back with its answer.
-struct OnItsWay(JoinHandle<(Box<PgConnection>, Result<Rowset, SendError>)>);
+struct OnItsWay(JoinHandle<(Box<PgConnection>, Answered)>);
+
+/// What comes back.
+type Answered = Result<Rowset, Missed<SendError>>;
 
 impl Drop for OnItsWay {
     /// Whoever does not wait for it any more closes the connection with it.
@@ -78,6 +84,10 @@ pub(super) struct Session {
     database: Postgres,
     /// The connection; with `on_its_way` otherwise, or gone for good.
     connection: Option<Box<PgConnection>>,
+    /// Its process on the server.
+    backend: Backend,
+    /// Whether that was given up, in the middle of something.
+    is_left: bool,
     /// A message.
     on_its_way: Option<OnItsWay>,
     /// What it is set to.
@@ -129,10 +139,14 @@ impl Session {
             };
             let set = connection.execute(sqlx::raw_sql(AssertSqlSafe(settings.all())));
             let set = tokio::time::timeout(PATIENCE, set).await.unwrap_or_else(|_| Err(silent(PATIENCE)));
-            set.map_err(|source| database.error("setting up a session", source))?;
+            let failed = |source| database.error("setting up a session", source);
+            set.map_err(failed)?;
+            let backend = patiently(Backend::of(&mut connection)).await.map_err(failed)?;
             Ok(Self {
                 database: database.clone(),
                 connection: Some(Box::new(connection)),
+                backend,
+                is_left: false,
                 on_its_way: None,
                 settings,
                 known: Known::default(),
@@ -192,7 +206,7 @@ impl Session {
     /// When it is gone.
     pub(super) fn forget_prepared(&mut self) -> Result<(), SqlError> {
         let silence = async { tokio::time::sleep(PATIENCE).await };
-        self.try_run(silence, async |connection, known| known.deallocate(connection).await)
+        self.try_run(silence, None, async |connection, known| known.deallocate(connection).await)
     }
 
     /// Whether it has logged in as these want it to.
@@ -220,27 +234,34 @@ impl Session {
         !self.is_lost && !self.known.is_doubtful() && self.on_its_way.is_none() && self.connection.is_some()
     }
 
-    /// Runs something on the connection, and what is prepared there, for as long as the claim lasts.
+    /// Runs something on the connection, and what is prepared there, for as long as the claim lasts, until the deadline.
     ///
     /// # Errors
     /// When it fails, or a message that was on its way has.
     pub(super) fn try_run<T>(
         &mut self,
         lost: impl Future<Output = ()>,
+        deadline: Option<Deadline>,
         work: impl AsyncFnOnce(&mut PgConnection, &mut Known) -> Result<T, SqlError>,
     ) -> Result<T, SqlError> {
         self.arrive().map_err(|failed| failed.error)?;
         let connection = self.connection.as_mut().ok_or_else(gone)?;
-        let known = &mut self.known;
+        let (known, backend) = (&mut self.known, self.backend);
         let done = self.database.block_on(async {
+            let work = work(connection, known);
+            let work = async {
+                match deadline {
+                    Some(deadline) => deadline.keep(backend, work).await,
+                    None => work.await.map_err(Missed::Failed),
+                }
+            };
             tokio::select! {
                 biased;
-                done = work(connection, known) => done,
-                () = lost => Err(gone()),
+                done = work => done,
+                () = lost => Err(Missed::Failed(gone())),
             }
         });
-        self.heed(done.as_ref().err());
-        done
+        self.take_note(done)
     }
 
     /// Runs the host's own work of a claim. After an error nobody knows what state it is in.
@@ -279,18 +300,19 @@ impl Session {
         message: Message,
         answer: Answer,
         limits: StatementLimits,
+        deadline: Deadline,
     ) -> Result<Rowset, SendError> {
         self.arrive()?;
+        let backend = self.backend;
         let connection = self.connection.as_mut().ok_or_else(lost_message)?;
         let sent = self.database.block_on(async {
             tokio::select! {
                 biased;
-                sent = exchange(connection, message, answer, limits) => sent,
-                () = lost => Err(lost_message()),
+                sent = deadline.keep(backend, heard(exchange(connection, message, answer, limits))) => sent,
+                () = lost => Err(Missed::Failed(lost_message())),
             }
         });
-        self.heed(sent.as_ref().err().map(|failed| &failed.error));
-        sent
+        self.take_note(sent)
     }
 
     /// Sends a message, and does not wait for it, but for the one before it.
@@ -302,14 +324,16 @@ impl Session {
         lost: impl Future<Output = ()> + Send + 'static,
         message: Message,
         limits: StatementLimits,
+        deadline: Deadline,
     ) -> Result<(), SendError> {
         self.arrive()?;
+        let backend = self.backend;
         let mut connection = self.connection.take().ok_or_else(lost_message)?;
         self.on_its_way = Some(OnItsWay(self.database.runtime().spawn(async move {
             let answer = tokio::select! {
                 biased;
-                answer = exchange(&mut connection, message, Answer::Unwanted, limits) => answer,
-                () = lost => Err(lost_message()),
+                answer = deadline.keep(backend, heard(exchange(&mut connection, message, Answer::Unwanted, limits))) => answer,
+                () = lost => Err(Missed::Failed(lost_message())),
             };
             (connection, answer)
         })));
@@ -330,18 +354,38 @@ impl Session {
         // A panic in there is a bug of ours, and the connection went with it.
         let (connection, answer) = self.database.block_on(&mut on_its_way.0).map_err(|_| lost_message())?;
         self.connection = Some(connection);
-        self.heed(answer.as_ref().err().map(|failed| &failed.error));
-        answer.map(drop)
+        self.take_note(answer).map(drop)
+    }
+
+    /// Its process, if that was given up in the middle of something and may still be there.
+    pub(super) fn left(&self) -> Option<Backend> {
+        self.is_left.then_some(self.backend)
+    }
+
+    /// Takes note of what an answer says of the session.
+    fn take_note<T, E: OfSql>(&mut self, answer: Result<T, Missed<E>>) -> Result<T, E> {
+        answer.map_err(|missed| {
+            let error = match missed {
+                Missed::Failed(error) => error,
+                Missed::Left(error) => {
+                    // Nothing can be said in it any more.
+                    (self.connection, self.is_left) = (None, true);
+                    error
+                }
+            };
+            self.heed(error.sql());
+            error
+        })
     }
 
     /// Takes note of an error after which the session is of no use to anybody: it is gone, or somebody who mends what it
     /// met (no room, read-only: `ALTER DATABASE … SET`) can mend it for new sessions only.
-    fn heed(&mut self, error: Option<&SqlError>) {
+    fn heed(&mut self, error: &SqlError) {
         let ends = |code: &str| {
             let class = code.get(..2).unwrap_or_default();
             matches!(class, "08" | "53" | "58") || matches!(code, "57P01" | "57P02" | "57P03" | "25006")
         };
-        self.is_lost |= error.is_some_and(|error| ends(&error.code));
+        self.is_lost |= ends(&error.code);
     }
 }
 
@@ -421,6 +465,17 @@ fn lost_message() -> SendError {
     SendError { error: gone(), at: 0, part: None }
 }
 
+/// The error of a message. Of a connection that ended in the middle of the answer nobody has said why, as far as this goes.
+fn unanswered(error: &sqlx::Error) -> SqlError {
+    let sql = sql_error(error);
+    match error {
+        sqlx::Error::Io(error) if matches!(error.kind(), ErrorKind::UnexpectedEof | ErrorKind::ConnectionReset) => {
+            SqlError { code: sqlstate::WITHOUT_A_WORD.to_owned(), ..sql }
+        }
+        _ => sql,
+    }
+}
+
 /// Sends a message and receives its answer: the result of its last statement, if somebody asked for it.
 async fn exchange(
     connection: &mut PgConnection,
@@ -428,12 +483,12 @@ async fn exchange(
     answer: Answer,
     limits: StatementLimits,
 ) -> Result<Rowset, SendError> {
-    let Message { text, parts } = message;
+    let Message { text, parts, .. } = message;
     let wanted = parts.len().saturating_sub(1);
     let failed = |error: SqlError, at: usize| SendError { error, at, part: parts.get(at).copied() };
     let mut results = sqlx::raw_sql(AssertSqlSafe(text)).fetch_many(connection);
     let (mut rowset, mut bytes, mut at) = (Ok(Rowset::default()), 0, 0);
-    while let Some(result) = results.try_next().await.map_err(|error| failed(sql_error(&error), at))? {
+    while let Some(result) = results.try_next().await.map_err(|error| failed(unanswered(&error), at))? {
         match result {
             Either::Left(done) => {
                 if at == wanted

@@ -56,6 +56,8 @@ pub(super) struct Statements {
     message: String,
     /// Which statement each part of the message is.
     parts: Vec<Part>,
+    /// How many of them may take their time.
+    lasting: u32,
     /// What comes behind the message.
     run: Run,
     /// What stands for one row while it is written.
@@ -71,6 +73,9 @@ pub(super) struct Message {
     pub(super) text: String,
     /// Which statement each part is.
     pub(super) parts: Vec<Part>,
+    /// How many of them may take their time: a projection's, and those that wait for somebody or run what a projection has
+    /// deferred.
+    pub(super) lasting: u32,
 }
 
 impl Statements {
@@ -121,6 +126,7 @@ impl Statements {
         self.end_run();
         execute(&mut self.message, judged.number, &self.row);
         self.parts.push(Some((judged.number, 1)));
+        self.lasting += 1;
         if let Some(Prepared { several: Several::Perhaps(times), .. }) = known.get_mut(judged.number) {
             *times += 1;
         }
@@ -143,6 +149,7 @@ impl Statements {
         for Group { number, rows, columns } in self.run.layers.iter().flatten() {
             execute_several(&mut self.message, *number, columns);
             self.parts.push(Some((*number, *rows)));
+            self.lasting += 1;
         }
         self.run.forget();
     }
@@ -155,6 +162,12 @@ impl Statements {
         self.parts.push(None);
     }
 
+    /// The same, of one that may take its time.
+    pub(super) fn keep_lasting(&mut self, sql: &str) {
+        self.keep_own(sql);
+        self.lasting += 1;
+    }
+
     /// How many bytes are kept.
     pub(super) fn kept(&self) -> usize {
         self.message.len() + self.run.bytes
@@ -163,13 +176,15 @@ impl Statements {
     /// Takes what was kept.
     pub(super) fn take(&mut self) -> Message {
         self.end_run();
-        Message { text: std::mem::take(&mut self.message), parts: std::mem::take(&mut self.parts) }
+        let (text, parts) = (std::mem::take(&mut self.message), std::mem::take(&mut self.parts));
+        Message { text, parts, lasting: std::mem::take(&mut self.lasting) }
     }
 
     /// Forgets what was kept.
     pub(super) fn forget(&mut self) {
         self.message.clear();
         self.parts.clear();
+        self.lasting = 0;
         self.run.forget();
     }
 }

@@ -1,5 +1,7 @@
 //! The transaction of a worker on Postgres: statements kept, and sent many at once.
 
+use std::time::{Duration, Instant};
+
 use serde_json::json;
 use sqlx::{AssertSqlSafe, PgConnection};
 
@@ -15,6 +17,7 @@ use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::fence::Fence;
 use super::lease::Lease;
 use super::role::{self, Role};
+use super::seal::Mark;
 use super::session::{AHEAD_AT, AHEAD_FROM, Answer, SendError};
 use super::statements::{Message, Statements};
 use super::{grants, quote_identifier, sealed, sql_error, storable};
@@ -57,16 +60,18 @@ pub struct PostgresStore {
     epoch: Epoch,
     /// Whether a BEGIN was sent and not ended.
     open: bool,
+    /// When it was sent.
+    begun: Option<Instant>,
     /// Whom the projection's statements run as.
     role: Role,
     /// Who runs what is kept next.
     acting: Acting,
-    /// Who did when the savepoint was set.
-    at_savepoint: Acting,
+    /// Who did when the savepoint was set, and what had been sealed.
+    at_savepoint: (Acting, Mark),
     /// Whether the projection has run anything in this transaction.
     has_run: bool,
     /// What results may be.
-    limits: StatementLimits,
+    pub(super) limits: StatementLimits,
     /// What was prepared and kept.
     statements: Statements,
 }
@@ -93,9 +98,10 @@ impl PostgresStore {
             slot,
             position,
             open: false,
+            begun: None,
             role,
             acting: Acting::Host,
-            at_savepoint: Acting::Host,
+            at_savepoint: (Acting::Host, Mark::default()),
             has_run: false,
             limits,
             statements: Statements::default(),
@@ -104,7 +110,7 @@ impl PostgresStore {
 
     /// Whether its sessions are the projection's own, from their login on.
     pub(super) fn is_own_login(&self) -> bool {
-        self.fence.sealer().is_some()
+        self.fence.is_sealed()
     }
 
     /// Sends a message and waits; gives the result of its last statement, if somebody asked for it.
@@ -112,9 +118,17 @@ impl PostgresStore {
         if message.parts.is_empty() {
             return self.arrive().map(|()| Rowset::default());
         }
-        self.open = true;
-        let sent = self.session.send(message, answer, self.limits);
+        let open_for = self.opens().map_err(SendError::before)?;
+        let sent = self.session.send(message, answer, self.limits, open_for);
         sent.map_err(|failed| self.explain(failed))
+    }
+
+    /// A message is about to be sent; gives for how long the transaction has been open then. It begins when there is a session:
+    /// who waits for one holds nobody up.
+    fn opens(&mut self) -> Result<Duration, SqlError> {
+        self.session.known()?;
+        self.open = true;
+        Ok(self.begun.get_or_insert_with(Instant::now).elapsed())
     }
 
     /// What is kept next runs as the projection.
@@ -165,8 +179,8 @@ impl PostgresStore {
     /// Sends what was kept, and goes on.
     fn send_ahead(&mut self) -> Result<(), SqlError> {
         let message = self.statements.take();
-        self.open = true;
-        let sent = self.session.send_ahead(message, self.limits);
+        let open_for = self.opens()?;
+        let sent = self.session.send_ahead(message, self.limits, open_for);
         sent.map_err(|failed| self.explain(failed).error)
     }
 
@@ -201,10 +215,12 @@ impl PostgresStore {
                 return Ok(());
             }
             self.send_kept(Answer::Unwanted)?;
-            return self.session.prepare(async |connection, known| known.prepare_several(connection, judged).await);
+            return self
+                .session
+                .prepare(None, async |connection, known| known.prepare_several(connection, judged).await);
         }
         self.send_kept(Answer::Unwanted)?;
-        self.session.prepare(async |connection, known| known.prepare(connection, judged).await)
+        self.session.prepare(None, async |connection, known| known.prepare(connection, judged).await)
     }
 
     /// Runs a statement of `migrate`: it cannot be prepared, and what comes after it needs what it makes.
@@ -216,7 +232,7 @@ impl PostgresStore {
         self.session.tables_change();
         let before = self.identity()?;
         // The extended protocol takes one statement and no more.
-        self.session.prepare(async |connection, known| {
+        self.session.prepare(Some(self.limits), async |connection, known| {
             let run = sqlx::query(AssertSqlSafe(judged.sql.clone())).persistent(false).execute(&mut *connection);
             run.await.map_err(|error| sql_error(&error))?;
             known.deallocate(connection).await
@@ -254,6 +270,14 @@ impl PostgresStore {
         }))
     }
 
+    /// The transaction is committed.
+    fn committed(&mut self, advance: &Advance) {
+        self.position = advance.to;
+        if let Some(sealer) = self.fence.sealer() {
+            sealer.committed();
+        }
+    }
+
     /// Why the checkpoint was not moved, or may not be.
     fn fenced(&mut self, found: Option<Found>, ours: u32) -> CommitError {
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
@@ -273,6 +297,11 @@ impl PostgresStore {
 /// The error of a worker whose claim went with the connection that held it.
 fn claim_lost() -> SqlError {
     SqlError::retryable(sqlstate::CONNECTION_FAILURE, "the connection that holds the claim was lost")
+}
+
+/// The error of a commit of which nothing but a new claim can tell how it ended.
+fn claim_again() -> SqlError {
+    SqlError::retryable(sqlstate::CONNECTION_FAILURE, "nobody knows how the commit ended")
 }
 
 /// What tells a projection's tables from those that it had before: when they were last brought to a version, and the schema
@@ -318,13 +347,18 @@ impl Store for PostgresStore {
     fn begin(&mut self) -> Result<(), SqlError> {
         // Sent with the first statement; a batch that writes nothing costs nothing until its checkpoint moves.
         self.statements.forget();
-        (self.acting, self.at_savepoint, self.has_run) = (Acting::Host, Acting::Host, false);
+        (self.acting, self.has_run) = (Acting::Host, false);
+        self.begun = None;
         self.session.begin();
         self.statements.keep_own("BEGIN");
         if let Some(lock) = self.session.turn.lock() {
-            self.statements.keep_own(&format!("SELECT pg_advisory_xact_lock({lock})"));
+            self.statements.keep_lasting(&format!("SELECT pg_advisory_xact_lock({lock})"));
         }
         Ok(())
+    }
+
+    fn begun(&self) -> Option<Instant> {
+        self.begun
     }
 
     fn take_turns(&mut self) {
@@ -364,7 +398,8 @@ impl Store for PostgresStore {
     }
 
     fn savepoint(&mut self) -> Result<(), SqlError> {
-        self.at_savepoint = self.acting;
+        let sealed = self.fence.sealer().map(|sealer| sealer.mark()).unwrap_or_default();
+        self.at_savepoint = (self.acting, sealed);
         self.statements.keep_own("SAVEPOINT one_event");
         Ok(())
     }
@@ -381,7 +416,11 @@ impl Store for PostgresStore {
         self.send_message(kept, Answer::Unwanted).ok();
         self.statements.keep_own("ROLLBACK TO one_event");
         // The role is a setting like any other, and goes back with the rest.
-        self.acting = self.at_savepoint;
+        let (acting, sealed) = self.at_savepoint;
+        self.acting = acting;
+        if let Some(sealer) = self.fence.sealer() {
+            sealer.back_to(sealed);
+        }
         self.statements.keep_own("RELEASE one_event");
         self.send()
     }
@@ -419,7 +458,8 @@ impl Store for PostgresStore {
         // Another worker's `migrate` may take its time.
         self.session.be_alone();
         self.send_as_host()?;
-        let sealed = self.sealed("lock_version", || json!({}));
+        // It writes nothing, so it need not be in any order.
+        let sealed = self.fence.sealer().map(|sealer| sealer.seal("lock_version", &json!({})));
         let (projection, role) = (&self.slot.projection, &self.role);
         let (time, wait) = (self.limits.time.as_millis(), (self.limits.time / 2).as_millis().max(1));
         let timeout = format!("SET LOCAL statement_timeout = {time}; SET LOCAL lock_timeout = {wait}");
@@ -513,11 +553,11 @@ impl Store for PostgresStore {
             // What was deferred runs as whoever set it off, and not as the host: constraints, and cursors that would outlive
             // the transaction and are read to their end at its commit.
             self.act_as_projection();
-            self.statements.keep_own("SET CONSTRAINTS ALL IMMEDIATE");
-            self.statements.keep_own("CLOSE ALL");
+            self.statements.keep_lasting("SET CONSTRAINTS ALL IMMEDIATE");
+            self.statements.keep_lasting("CLOSE ALL");
             self.act_as_host();
         }
-        self.statements.keep_own(&self.fence.advance(self.position, advance));
+        self.statements.keep_lasting(&self.fence.advance(self.position, advance));
         self.statements.keep_own("COMMIT");
         if let Err(SendError { error, .. }) = self.arrive() {
             self.rollback().ok();
@@ -528,12 +568,25 @@ impl Store for PostgresStore {
         match self.send_message(message, Answer::Unwanted) {
             Ok(_) => {
                 self.open = false;
-                self.position = advance.to;
+                self.committed(advance);
                 self.session.end(true);
                 Ok(())
             }
             Err(SendError { error, at, .. }) => {
+                let is_left = self.session.is_left();
+                let sealed = self.fence.sealer().map(|sealer| sealer.mark());
                 self.rollback().ok();
+                // Its process was told to end, and nobody knows what it was at: it may have been its commit.
+                if is_left && advance.to == self.position {
+                    return Err(claim_again().into());
+                }
+                if is_left && self.found()?.is_some_and(|found| found.is(self.epoch, advance.to)) {
+                    if let (Some(sealer), Some(sealed)) = (self.fence.sealer(), sealed) {
+                        sealer.back_to(sealed);
+                    }
+                    self.committed(advance);
+                    return Ok(());
+                }
                 let fenced = at == fence && error.code == DIVISION_BY_ZERO;
                 if !fenced {
                     let check = fence.checked_sub(1).filter(|_| self.has_run && !self.is_own_login());
@@ -551,6 +604,9 @@ impl Store for PostgresStore {
 
     fn rollback(&mut self) -> Result<(), SqlError> {
         self.statements.forget();
+        if let Some(sealer) = self.fence.sealer() {
+            sealer.rolled_back();
+        }
         // Whatever it was that failed there is undone with the rest.
         self.session.arrive().ok();
         let rolled_back = match std::mem::take(&mut self.open) {

@@ -7,6 +7,7 @@ use sqlx::{Connection as _, PgConnection};
 use super::super::checkpoint::Epoch;
 use super::super::claim::Holder;
 use super::super::heartbeat::Heartbeat;
+use super::super::life::Life;
 use super::claim::lock_projection;
 use super::shared::Shared;
 use crate::database::{DatabaseError, Postgres};
@@ -102,6 +103,20 @@ pub(super) fn sessions_key(owner: &str) -> i64 {
     hasher.write(b"projectionist sessions\0");
     hasher.write(owner.as_bytes());
     hasher.finish().cast_signed()
+}
+
+/// What is to be seen of the server's life, in the session that holds the claims of `owner`.
+///
+/// # Errors
+/// When the database fails.
+pub fn life(shared: &Shared, owner: &str) -> Result<Life, DatabaseError> {
+    // Anybody may read both. A recovery resets all statistics, because it cannot trust those that were there.
+    let look = sqlx::query_as(
+        "SELECT pg_postmaster_start_time()::text, coalesce(stats_reset::text, '') FROM pg_stat_bgwriter",
+    );
+    let look = async |connection: &mut PgConnection| look.fetch_one(connection).await;
+    let looked = shared.database.block_on(shared.locks.with(owner, "looking at what has become of the server", look));
+    looked.map(|(started, recovered)| Life::new(started, recovered))
 }
 
 /// Gives a sign of life of `owner`: a row that is written each second, in the session that holds its claims.

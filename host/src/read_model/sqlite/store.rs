@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::sync::Arc;
+use std::time::Instant;
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
@@ -57,6 +58,8 @@ pub struct SqliteStore {
     deadline: Deadline,
     /// Whether BEGIN has still to be said.
     begin_pending: bool,
+    /// When it was.
+    begun: Option<Instant>,
     /// Counts it.
     _open: OpenConnection,
 }
@@ -96,6 +99,7 @@ impl SqliteStore {
             limits,
             deadline,
             begin_pending: false,
+            begun: None,
             _open: OpenConnection::count(),
         })
     }
@@ -110,7 +114,7 @@ impl SqliteStore {
     pub(super) fn ensure_begun(&mut self) -> Result<(), SqlError> {
         if self.begin_pending {
             self.host("BEGIN IMMEDIATE", params![])?;
-            self.begin_pending = false;
+            (self.begin_pending, self.begun) = (false, Some(Instant::now()));
         }
         Ok(())
     }
@@ -213,8 +217,12 @@ impl Store for SqliteStore {
     }
 
     fn begin(&mut self) -> Result<(), SqlError> {
-        self.begin_pending = true;
+        (self.begin_pending, self.begun) = (true, None);
         Ok(())
+    }
+
+    fn begun(&self) -> Option<Instant> {
+        self.begun
     }
 
     fn take_turns(&mut self) {

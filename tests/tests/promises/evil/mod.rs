@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 mod sql_attacks;
 mod sql_beneath;
+mod sql_endless;
 mod sql_functions;
 mod sql_unguarded;
 

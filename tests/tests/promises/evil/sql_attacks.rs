@@ -58,6 +58,10 @@ pub(super) const FUNCTIONS_POSTGRES: &[&str] = &[
     "SELECT 'events'::regclass",
     "SELECT 'set_config'::regproc",
     "SELECT 1 OPERATOR(pg_catalog.+) 1",
+    // A function of a row, as if it was a column.
+    "SELECT survivors.pg_typeof FROM survivors",
+    "SELECT (survivors).pg_typeof FROM survivors",
+    "INSERT INTO survivors VALUES (-1, 'x') ON CONFLICT (position) DO UPDATE SET note = excluded.\"record_out\"",
 ];
 
 /// The same, on SQLite.

@@ -10,10 +10,12 @@ use projectionist_host::partition::Partition;
 use projectionist_host::processor::Priority;
 use projectionist_host::read_model::ReadModel;
 use projectionist_host::read_model::checkpoint::{Advance, Slot};
+use projectionist_host::read_model::dead_letter::{DeadLetter, Reason};
 use projectionist_host::read_model::guard::{Judged, Kind as Does};
 use projectionist_host::read_model::isolation::Isolation;
 use projectionist_host::read_model::store::{CommitError, Store};
 use projectionist_host::read_model::value::{SqlError, Value};
+use projectionist_host::source;
 use projectionist_tests::{Cluster, Connection, Setup};
 
 use super::outside::outside;
@@ -21,22 +23,22 @@ use super::sql_attacks::DENIED;
 use super::{catch_up, harmless};
 
 /// The attacker's partition.
-struct Attacker {
+pub(super) struct Attacker {
     /// Beneath the guard.
-    store: Box<dyn Store>,
+    pub(super) store: Box<dyn Store>,
     /// Where its checkpoint stands.
     position: Position,
     /// Of the next statement.
     number: u32,
     /// Sees whether the session is there.
-    observer: Connection,
+    pub(super) observer: Connection,
     /// Its connections live there.
     _runtime: tokio::runtime::Runtime,
 }
 
 impl Attacker {
     /// Claims the partition of the projection `evil`.
-    fn claim(setup: &Setup, isolation: Isolation) -> Self {
+    pub(super) fn claim(setup: &Setup, isolation: Isolation) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let url: DatabaseUrl = setup.read_model().url().parse().unwrap();
         let read_model = ReadModel::new(&url, runtime.handle());
@@ -52,7 +54,7 @@ impl Attacker {
     }
 
     /// Runs a statement that nobody has judged.
-    fn run(&mut self, does: Does, sql: &str) -> Result<(), SqlError> {
+    pub(super) fn run(&mut self, does: Does, sql: &str) -> Result<(), SqlError> {
         self.number += 1;
         let judged = Judged { sql: sql.to_owned(), kind: does, number: self.number, multi_row: None };
         self.store.execute(&judged, vec![])?;
@@ -60,7 +62,7 @@ impl Attacker {
     }
 
     /// The first value that a query gives.
-    fn ask(&mut self, sql: &str) -> Result<Value, SqlError> {
+    pub(super) fn ask(&mut self, sql: &str) -> Result<Value, SqlError> {
         self.number += 1;
         let judged = Judged { sql: sql.to_owned(), kind: Does::Reading, number: self.number, multi_row: None };
         self.store.query(&judged, vec![]).map(|rowset| rowset.rows[0][0].clone())
@@ -79,7 +81,7 @@ impl Attacker {
     }
 
     /// Ends its session, and waits until the server knows.
-    fn end(self) {
+    pub(super) fn end(self) {
         let pid =
             "SELECT count(*) FROM pg_stat_activity WHERE application_name ~ '^projectionist (evil|claims attacker/)'";
         let Self { store, mut observer, .. } = self;
@@ -88,7 +90,7 @@ impl Attacker {
     }
 
     /// Commits where the checkpoint stands.
-    fn commit(&mut self) -> Result<(), CommitError> {
+    pub(super) fn commit(&mut self) -> Result<(), CommitError> {
         let advance = Advance { to: self.position, applied: 0, plugin_version: 1, plugin_digest: "x".into() };
         self.store.commit(&advance)
     }
@@ -170,7 +172,9 @@ fn a_seal_that_a_projection_has_found_is_worth_nothing_more() {
     attacker.store.rollback().unwrap();
     let call =
         message.split(';').find(|part| part.contains("projectionist.advance(")).expect("the seal is in there").trim();
-    // As it is, it would move the checkpoint from where it stands to where it stands; the host's own does it after it, too.
+    // As it is, it would move the checkpoint from where it stands to where it stands, and was used.
+    let error = attacker.attack(&[(Does::Reading, call)]).unwrap_err();
+    assert!(error.contains("advance was sealed for a transaction that is not this one any more"), "{error}");
     // With another goal, or for another projection, it is no seal any more.
     for (from, to) in [("\"to\":", "\"to\":9"), ("\"evil\"", "\"counter\""), ("\"applied\":", "\"applied\":9")] {
         let forged = call.replace(from, to);
@@ -300,4 +304,34 @@ fn a_key_that_has_outlived_its_claim_opens_nothing() {
     let error = call_sealed(&setup, "advance", &advance).unwrap_err();
     assert!(error.contains("the checkpoint is not where this claim has left it"), "{error}");
     assert_eq!(beside(&setup), before);
+}
+
+#[test]
+fn a_dead_letter_cannot_be_taken_back_while_the_checkpoint_moves_past_its_event() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    setup.insert(&[harmless("a")]);
+    catch_up(&setup, &[]).success();
+    setup.insert(&[harmless("b")]);
+    let url: DatabaseUrl = setup.source().url().parse().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let event = source::open(&url, runtime.handle()).unwrap().events_at(&[Position::from_sql(2)]).unwrap().remove(0);
+    let letter = DeadLetter { event: &event, reason: Reason::Poison, error: "poison", attempts: 1 };
+    let mut attacker = Attacker::claim(&setup, Isolation::Login);
+    // The host gives up the event; what the projection runs then ends that transaction, and begins another.
+    attacker.store.begin().unwrap();
+    attacker.store.bury(&letter, "x").unwrap();
+    for sql in ["ROLLBACK", "BEGIN"] {
+        attacker.run(Does::Definition, sql).ok();
+    }
+    let past = Advance { to: event.position(), applied: 0, plugin_version: 1, plugin_digest: "x".into() };
+    let error = attacker.store.commit(&past).unwrap_err().to_string();
+    assert!(error.contains("advance was sealed for a transaction that is not this one any more"), "{error}");
+    // Left alone, it is given up as it should be.
+    attacker.store.begin().unwrap();
+    attacker.store.bury(&letter, "x").unwrap();
+    attacker.store.commit(&past).unwrap();
+    attacker.end();
+    assert_eq!(setup.dead_letters("evil").iter().map(|letter| letter.position).collect::<Vec<_>>(), [2]);
+    assert_eq!(setup.position("evil"), 2);
 }

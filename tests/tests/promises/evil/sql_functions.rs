@@ -84,3 +84,29 @@ fn no_function_that_changes_by_itself_is_on_the_list_for_postgres() {
         assert!(guard.judge(&call, Phase::Rows).is_err(), "{name} changes by itself");
     }
 }
+
+#[test]
+fn no_function_of_a_row_is_called_as_if_it_was_a_column_unless_it_may_be_called() {
+    let setup = Setup::new(Kind::Postgres);
+    // Whatever takes one argument that a row fits.
+    let of_a_row = "SELECT DISTINCT proname FROM pg_proc
+                    WHERE pronamespace = 'pg_catalog'::regnamespace AND pronargs > 0 AND pronargs - pronargdefaults <= 1
+                      AND proargtypes[0] IN ('\"any\"'::regtype, 'record'::regtype, 'anyelement'::regtype, 'anynonarray'::regtype,
+                                             'anycompatible'::regtype, 'anycompatiblenonarray'::regtype)
+                    ORDER BY 1";
+    let names = setup.source().connect().rows(of_a_row);
+    assert!(names.len() > 20, "{names:?}");
+    let mut guard = Guard::new(Dialect::Postgres, "mine");
+    let mut refused = Vec::new();
+    for name in names.into_iter().flatten() {
+        let may_call = guard.judge(&format!("SELECT \"{name}\"(t) FROM t"), Phase::Rows).is_ok();
+        for column in ["t", "(t)", "mine.t", "excluded"] {
+            let named = guard.judge(&format!("SELECT {column}.\"{name}\" FROM t"), Phase::Rows);
+            assert_eq!(named.is_ok(), may_call, "{column}.{name}: {named:?}");
+        }
+        // A column is named alone: that is never a function.
+        assert!(guard.judge(&format!("SELECT \"{name}\" FROM t"), Phase::Rows).is_ok(), "{name}");
+        refused.extend((!may_call).then_some(name));
+    }
+    assert!(refused.contains(&"pg_typeof".to_owned()) && refused.len() < 20, "{refused:?}");
+}
