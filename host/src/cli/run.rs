@@ -10,7 +10,8 @@ use super::Context;
 use super::exit::{Ended, UsageError};
 use super::http::HttpOptions;
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
-use super::overrides::{self, Override};
+use super::overrides;
+use super::rebuild::background::{self, Rebuilds};
 use super::replica_set::{ReplicaOptions, Shared};
 use crate::database::DatabaseUrl;
 use crate::http::{Bound, Served};
@@ -25,7 +26,7 @@ use crate::processor::progress::Crew;
 use crate::processor::replica::Replica;
 use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
-use crate::processor::{OnError, Options, Outcome, Priority, Progress, Stop, Supervisor};
+use crate::processor::{LiveOptions, OnError, Options, Outcome, Priority, Progress, Stop, Supervisor};
 use crate::read_model::heartbeat::Heartbeat;
 use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
@@ -69,10 +70,6 @@ pub struct Run {
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
-    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts, poll_interval or priority
-    /// (high, normal or low: who comes first to connections and cores); may be said again
-    #[arg(long = "for", value_name = "NAME.KEY=VALUE")]
-    overrides: Vec<Override>,
     /// Connections to write read models with, at most, however many projections and partitions there are
     #[arg(long, env = "CONNECTIONS", value_name = "N", default_value_t = CONNECTIONS, value_parser = parse_connections)]
     connections: usize,
@@ -205,25 +202,22 @@ impl Run {
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
         let shared = self.replicas.shared(&names)?;
         let patience = Duration::from_secs(self.shutdown_timeout);
+        let rebuilds = Rebuilds::new(context, &jobs, self.connections, patience, &stop);
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
-            serve(context, (http, hangups), &started.source, &started.read_model, crew)?;
+            serve(context, (http, hangups), (&started.source, &started.read_model), (crew, &rebuilds), &jobs)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            if !self.overrides.is_empty() {
-                let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
-                return Err(UsageError::new("--for with a replica set", hint).into());
-            }
+            self.refuse_work_of_one()?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
-            serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
-            let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
+            serve(context, (http, hangups), (&ground.source, &ground.read_model), (crew.clone(), &rebuilds), &jobs)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            let options = self.loop_options.options(self.until());
-            share(&ground, &slots, shared, (options, &crew), &stop, patience)?
+            share(&ground, &jobs, shared, &crew, &stop, patience)?
         };
+        rebuilds.finish();
         Ended::result(Ended::of(outcomes))
     }
 
@@ -258,21 +252,44 @@ impl Run {
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
         refuse_strangers(loader, read_model, &names, configured)?;
         self.http.refuse_strangers(&names, configured)?;
-        overrides::refuse_strangers(&self.overrides, &names, configured)?;
+        overrides::refuse_strangers(self.loading.overrides(), &names, configured)?;
         let usual = self.partitions.list()?;
         let options = self.loop_options.options(self.until());
         let several = self.partitions.total_partitions.is_some();
-        let job = |(slot, name): (_, &String)| {
-            let usual = (usual.clone(), options);
-            let (partitions, options) = overrides::apply(&self.overrides, name, usual, several)?;
-            Ok(Job { slot, partitions, options })
+        let of = |name: &String| overrides::apply(self.loading.overrides(), name, (usual.clone(), options), several);
+        let each: Vec<_> = names.iter().map(of).collect::<anyhow::Result<_>>()?;
+        let highest = each.iter().map(|(_, options)| options.priority).min().unwrap_or_default();
+        let job = |(slot, (partitions, options)): (_, (_, Options))| {
+            let options = Options { niceness: options.priority.niceness(highest), ..options };
+            Job { slot, partitions, options: options.into() }
         };
-        let mut jobs: Vec<Job> = slots.into_iter().zip(&names).map(job).collect::<anyhow::Result<_>>()?;
-        let highest = jobs.iter().map(|job| job.options.priority).min().unwrap_or_default();
-        for Job { options, .. } in &mut jobs {
-            options.niceness = options.priority.niceness(highest);
+        Ok(slots.into_iter().zip(each).map(job).collect())
+    }
+
+    /// How these arguments have the workers of some projections work, as far as that can change while they do.
+    ///
+    /// # Errors
+    /// When the arguments make no sense.
+    pub fn changes_of(&self, jobs: &[Job]) -> anyhow::Result<Vec<(LiveOptions, Options)>> {
+        let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
+        if !self.replicas.shared(&names)?.is_empty() {
+            self.refuse_work_of_one()?;
         }
-        Ok(jobs)
+        let usual = (vec![], self.loop_options.options(self.until()));
+        let of = |(job, name): (&Job, &String)| {
+            let (_, options) = overrides::apply(self.loading.overrides(), name, usual.clone(), false)?;
+            Ok((job.options.clone(), options))
+        };
+        jobs.iter().zip(&names).map(of).collect()
+    }
+
+    /// Workers of a replica set all work alike.
+    fn refuse_work_of_one(&self) -> Result<(), UsageError> {
+        if overrides::has_work(self.loading.overrides()) {
+            let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
+            return Err(UsageError::new("--for with a replica set", hint));
+        }
+        Ok(())
     }
 
     /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
@@ -286,7 +303,7 @@ impl Run {
         let told = jobs.iter().map(|Job { slot, partitions, options }| {
             let plugin = slot.get();
             let (version, digest) = (plugin.descriptor.version, plugin.digest.get(..12).unwrap_or_default().to_owned());
-            let (workers, size) = (partitions.len(), options.batch_size);
+            let (workers, size) = (partitions.len(), options.get().batch_size);
             let told = format!("version {version}, {digest}, {workers} partitions, batches of {size} events at most");
             (plugin.descriptor.name.clone(), told)
         });
@@ -308,7 +325,7 @@ pub struct Job {
     /// On which partitions.
     pub partitions: Vec<Partition>,
     /// How.
-    pub options: Options,
+    pub options: LiveOptions,
 }
 
 /// Two projections of one name would fight for one read model.
@@ -375,7 +392,7 @@ pub fn start(context: &Context, jobs: &[Job], connections: usize, stop: &Stop) -
                 feed: feed.clone(),
                 read_model: read_model.clone(),
                 owner: owner.clone(),
-                options: *options,
+                options: options.clone(),
                 frozen: Frozen::default(),
                 stop: stop.clone(),
                 progress,
@@ -398,24 +415,24 @@ fn hangups(context: &Context) -> Option<Signal> {
 fn serve(
     context: &Context,
     (http, hangups): (Option<Bound>, Option<Signal>),
-    source: &Arc<dyn Source>,
-    read_model: &ReadModel,
-    crew: Crew,
+    (source, read_model): (&Arc<dyn Source>, &ReadModel),
+    (crew, rebuilds): (Crew, &Arc<Rebuilds>),
+    jobs: &[Job],
 ) -> std::io::Result<()> {
-    let observer = Observer::new(Arc::clone(source), read_model.clone(), crew);
-    let served = http.map(|http| http.serve(Arc::new(observer), context.runtime.handle())).transpose()?;
-    reload_on_hangup(context, served, hangups);
+    let observer = Arc::new(Observer::new(Arc::clone(source), read_model.clone(), crew));
+    let rebuilder = Arc::new(background::Handle(Arc::clone(rebuilds)));
+    let served = http.map(|http| http.serve(observer, rebuilder)).transpose()?;
+    reload_on_hangup(context, served, hangups, jobs.to_vec());
     Ok(())
 }
 
-/// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
-/// and the token. Tells what else has changed.
-fn reload_on_hangup(context: &Context, served: Option<Served>, hangups: Option<Signal>) {
+/// At SIGHUP, reads the configuration again and applies what can be applied while workers run. Tells what else has changed.
+fn reload_on_hangup(context: &Context, served: Option<Served>, hangups: Option<Signal>, jobs: Vec<Job>) {
     let Some(mut hangups) = hangups else { return };
     let mut last = context.config.clone();
     context.runtime.spawn(async move {
         while hangups.recv().await.is_some() {
-            match super::config::reload(served.as_ref(), last.as_ref()) {
+            match super::config::reload(served.as_ref(), &jobs, last.as_ref()) {
                 Ok(config) => last = config,
                 Err(error) => tracing::error!(%error, "SIGHUP: the configuration cannot be used; all stays as it was"),
             }
@@ -436,22 +453,24 @@ impl Drop for StopAll {
 /// and whoever watches over it starts it again.
 fn share(
     ground: &Ground,
-    slots: &[Arc<PluginSlot>],
+    jobs: &[Job],
     shared: Vec<Shared>,
-    (options, crew): (Options, &Crew),
+    crew: &Crew,
     stop: &Stop,
     patience: Duration,
 ) -> anyhow::Result<Vec<Outcome>> {
     let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
-        let of_set = |slot: &&Arc<PluginSlot>| projections.contains(&slot.get().descriptor.name);
+        let of_set: Vec<&Job> =
+            jobs.iter().filter(|job| projections.contains(&job.slot.get().descriptor.name)).collect();
         let replica = Replica {
             set: set.clone(),
             slots: number,
-            plugins: slots.iter().filter(of_set).map(Arc::clone).collect(),
+            plugins: of_set.iter().map(|job| Arc::clone(&job.slot)).collect(),
             feed: ground.feed.clone(),
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),
-            options,
+            // They are those of all: nothing is set for one of a replica set.
+            options: of_set[0].options.clone(),
             crew: crew.clone(),
             stop: stop.clone(),
         };

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::policy::Options;
+use super::policy::LiveOptions;
 use super::progress::{Crew, Progress};
 use super::standby::Frozen;
 use super::stop::{Slept, Stop};
@@ -53,7 +53,7 @@ pub struct Replica {
     /// What this process calls itself in its claims.
     pub owner: String,
     /// How its workers work.
-    pub options: Options,
+    pub options: LiveOptions,
     /// Where its workers are seen.
     pub crew: Crew,
     /// When to end.
@@ -233,7 +233,7 @@ impl Part {
 
     /// What has to change: this process is not on the roster, or somebody is who does not live.
     fn changes(&mut self, look: &Look) -> Vec<Change> {
-        let now = Instant::now();
+        let (now, stale_after) = (Instant::now(), self.replica.options.get().stale_after);
         let passed = (now - std::mem::replace(&mut self.looked, now)).min(ONE_LOOK);
         let mut changes = Vec::new();
         let mut still = BTreeMap::new();
@@ -249,7 +249,7 @@ impl Part {
                         self.frozen.remove(owner_of(name));
                     }
                     still.insert(name.clone(), Still { beat: *beat, since });
-                    if beat.is_some() && self.replica.options.stale_after.is_some_and(|after| since >= after) {
+                    if beat.is_some() && stale_after.is_some_and(|after| since >= after) {
                         changes.push(Change::Frozen(name.clone()));
                     }
                 }
@@ -257,7 +257,7 @@ impl Part {
         }
         // Who was taken out by another process is as frozen as who is taken out by this one.
         for (name, last) in &self.still {
-            let was_frozen = last.since * 2 >= self.replica.options.stale_after.unwrap_or(Duration::MAX);
+            let was_frozen = last.since * 2 >= stale_after.unwrap_or(Duration::MAX);
             let is_taken_out = !look.roster.has(name) || changes.contains(&Change::Frozen(name.clone()));
             if is_taken_out && was_frozen {
                 self.frozen.add(owner_of(name), last.beat);
@@ -310,7 +310,7 @@ impl Part {
                 feed: self.replica.feed.clone(),
                 read_model: self.replica.read_model.clone(),
                 owner: self.replica.owner.clone(),
-                options: self.replica.options,
+                options: self.replica.options.clone(),
                 frozen: self.frozen.clone(),
                 stop: stop.clone(),
                 progress: Arc::clone(&progress),
