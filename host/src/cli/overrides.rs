@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::exit::UsageError;
 use super::limits::{self, Limit};
+use super::replica_set::Shared;
 use crate::partition::Partition;
 use crate::plugin::descriptor::check_name;
 use crate::processor::{OnError, Options, Priority};
@@ -85,14 +86,6 @@ impl FromStr for Override {
     }
 }
 
-/// Whether something is said of how a projection's workers work.
-#[must_use]
-pub fn has_work(overrides: &[Override]) -> bool {
-    let is_work =
-        |one: &Override| !matches!(one.what, What::RequireSignature(_) | What::TrustedKeys(_) | What::Limit(_));
-    overrides.iter().any(is_work)
-}
-
 /// What is said of a projection's limits and of whom it is trusted by.
 #[derive(Debug, Default)]
 pub struct Own<'said> {
@@ -140,6 +133,19 @@ pub fn refuse_strangers(
             Err(UsageError::new(message, format!("say the name of one that is loaded: {}", projections.join(", "))))
         }
     }
+}
+
+/// In a replica set it is the roster that says how many workers a process has.
+///
+/// # Errors
+/// When somebody else has said it.
+pub fn refuse_workers(overrides: &[Override], shared: &[Shared]) -> Result<(), UsageError> {
+    let mut workers = overrides.iter().filter(|one| matches!(one.what, What::Workers(_)));
+    let Some(Override { projection, .. }) = workers.next() else { return Ok(()) };
+    let set = shared.iter().find(|set| set.projections.contains(projection)).map_or("", |set| &set.set);
+    let message =
+        format!("{projection} has workers of its own, and the replica set {set} gives each process its share");
+    Err(UsageError::new(message, format!("leave them out; --slots {set}=N says how many processes can share it")))
 }
 
 /// How the workers of a projection work, and on which partitions; where nothing is said of it, as all do.

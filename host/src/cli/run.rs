@@ -1,7 +1,7 @@
 //! `host run`: runs projections until it is told to stop, or (`--once`) until they have caught up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -31,6 +31,7 @@ use crate::read_model::heartbeat::Heartbeat;
 use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
 use crate::telemetry::metrics::Meter;
+use crate::telemetry::traces::otlp;
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -194,14 +195,14 @@ impl Run {
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let stop = Stop::default();
-        stop_on_signals(context, &stop);
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        stop_on_signals(context, &stop, Some(patience));
         let hangups = hangups(context);
         let http = self.http.bind()?;
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, &context.read_model, context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
-        let shared = self.replicas.shared(&names)?;
-        let patience = Duration::from_secs(self.shutdown_timeout);
+        let shared = self.replicas.shared(&names, context.configured())?;
         let rebuilds = Rebuilds::new(context, &jobs, self.connections, patience, &stop);
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
@@ -210,12 +211,13 @@ impl Run {
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            self.refuse_work_of_one()?;
+            overrides::refuse_workers(self.loading.overrides(), &shared)?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
             serve(context, (http, hangups), (&ground.source, &ground.read_model), (crew.clone(), &rebuilds), &jobs)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            share(&ground, &jobs, shared, &crew, &stop, patience)?
+            let stale_after = self.loop_options.options(self.until()).stale_after;
+            share(&ground, &jobs, shared, (stale_after, &crew), &stop, patience)?
         };
         rebuilds.finish();
         Ended::result(Ended::of(outcomes))
@@ -272,24 +274,12 @@ impl Run {
     /// When the arguments make no sense.
     pub fn changes_of(&self, jobs: &[Job]) -> anyhow::Result<Vec<(LiveOptions, Options)>> {
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
-        if !self.replicas.shared(&names)?.is_empty() {
-            self.refuse_work_of_one()?;
-        }
         let usual = (vec![], self.loop_options.options(self.until()));
         let of = |(job, name): (&Job, &String)| {
             let (_, options) = overrides::apply(self.loading.overrides(), name, usual.clone(), false)?;
             Ok((job.options.clone(), options))
         };
         jobs.iter().zip(&names).map(of).collect()
-    }
-
-    /// Workers of a replica set all work alike.
-    fn refuse_work_of_one(&self) -> Result<(), UsageError> {
-        if overrides::has_work(self.loading.overrides()) {
-            let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
-            return Err(UsageError::new("--for with a replica set", hint));
-        }
-        Ok(())
     }
 
     /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
@@ -455,22 +445,20 @@ fn share(
     ground: &Ground,
     jobs: &[Job],
     shared: Vec<Shared>,
-    crew: &Crew,
+    (stale_after, crew): (Option<Duration>, &Crew),
     stop: &Stop,
     patience: Duration,
 ) -> anyhow::Result<Vec<Outcome>> {
     let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
-        let of_set: Vec<&Job> =
-            jobs.iter().filter(|job| projections.contains(&job.slot.get().descriptor.name)).collect();
+        let of_set = |job: &&Job| projections.contains(&job.slot.get().descriptor.name);
         let replica = Replica {
             set: set.clone(),
             slots: number,
-            plugins: of_set.iter().map(|job| Arc::clone(&job.slot)).collect(),
+            plugins: jobs.iter().filter(of_set).map(|job| (Arc::clone(&job.slot), job.options.clone())).collect(),
             feed: ground.feed.clone(),
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),
-            // They are those of all: nothing is set for one of a replica set.
-            options: of_set[0].options.clone(),
+            stale_after,
             crew: crew.clone(),
             stop: stop.clone(),
         };
@@ -492,8 +480,9 @@ pub fn owner() -> String {
     format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
-/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself.
-pub fn stop_on_signals(context: &Context, stop: &Stop) {
+/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself. Then spans that
+/// wait to be sent have what `patience` leaves, of which the workers have the first part.
+pub fn stop_on_signals(context: &Context, stop: &Stop, patience: Option<Duration>) {
     let stop = stop.clone();
     // Signals are listened for here and now: on a busy machine the runtime may come to it when a batch has long begun.
     let _in_the_runtime = context.runtime.enter();
@@ -506,6 +495,9 @@ pub fn stop_on_signals(context: &Context, stop: &Stop) {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing the batch"),
             _ = interrupt.recv() => tracing::info!("interrupted: finishing the batch"),
+        }
+        if let Some(patience) = patience {
+            otlp::end_by(Instant::now() + patience);
         }
         stop.request();
     });
