@@ -100,26 +100,30 @@ impl UsageError {
 
 /// Prints the error for people and gives its exit code.
 pub fn report(error: &anyhow::Error) -> ExitCode {
-    let mut text = format!("error: {error}\n");
+    // A closed stderr is no reason to panic while reporting.
+    std::io::stderr().lock().write_all(format!("error: {}\n", told(error)).as_bytes()).ok();
+    ExitCode::from(code(error))
+}
+
+/// An error for people: what happened, its causes, and what to do next.
+#[must_use]
+pub fn told(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
     let mut last = error.to_string();
     for cause in error.chain().skip(1) {
         let cause = cause.to_string();
         // Many errors quote their cause already.
         if !last.contains(&cause) {
-            text.push_str("  because: ");
+            text.push_str("\n  because: ");
             text.push_str(&cause);
-            text.push('\n');
         }
         last = cause;
     }
     if let Some(hint) = hint(error) {
-        text.push_str("hint: ");
+        text.push_str("\nhint: ");
         text.push_str(&hint);
-        text.push('\n');
     }
-    // A closed stderr is no reason to panic while reporting.
-    std::io::stderr().lock().write_all(text.as_bytes()).ok();
-    ExitCode::from(code(error))
+    text
 }
 
 /// What to do next, as the first error of the chain that knows it says.

@@ -4,10 +4,11 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use clap::Args;
-use clap::builder::RangedU64ValueParser;
+use clap::builder::{RangedU64ValueParser, Resettable};
+use clap::{ArgMatches, Args, Command, FromArgMatches as _};
 use serde::Serialize;
 
+use super::config::in_one_line;
 use crate::plugin::limits::{Limits, Size};
 use crate::read_model::store::StatementLimits;
 use crate::read_model::unit_of_work::SqlLimits;
@@ -107,6 +108,43 @@ impl LimitOptions {
                 },
             },
         }
+    }
+}
+
+/// Those that one projection may have another of than the others: all but the stack, which is the engine's.
+pub fn keys() -> impl Iterator<Item = String> {
+    let options: Vec<_> = LimitOptions::augment_args(Command::new("limits")).get_arguments().cloned().collect();
+    let names = options.into_iter().filter_map(|option| option.get_long().map(|long| long.replace('-', "_")));
+    names.filter(|key| key != "max_stack")
+}
+
+/// A limit of one projection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit(ArgMatches);
+
+impl Limit {
+    /// Reads `max_…` and its value, as the option takes it.
+    ///
+    /// # Errors
+    /// When the value is none of it.
+    pub fn parse(key: &str, value: &str) -> Result<Self, String> {
+        // Neither defaults nor variables: it is this one and no other.
+        let command = LimitOptions::augment_args(Command::new("limits")).no_binary_name(true);
+        let command = command.mut_args(|option| option.default_value(Resettable::Reset).env(Resettable::Reset));
+        let typed = format!("--{}={value}", key.replace('_', "-"));
+        command.try_get_matches_from([typed]).map(Self).map_err(|error| in_one_line(&error))
+    }
+}
+
+impl LimitOptions {
+    /// These, with what is said of one projection in their place.
+    #[must_use]
+    pub fn with<'a>(mut self, limits: impl IntoIterator<Item = &'a Limit>) -> Self {
+        for Limit(matches) in limits {
+            // It was parsed by the very same options.
+            self.update_from_arg_matches(matches).unwrap_or_default();
+        }
+        self
     }
 }
 
@@ -217,6 +255,17 @@ mod tests {
                 assert_eq!(after.value, expected, "{} with {}", before.option, limit.option);
             }
         }
+    }
+
+    #[test]
+    fn a_limit_of_one_projection_changes_that_one_and_no_other() {
+        let line = Line::parse_from(["host", "--max-rows", "5"]).limits;
+        let own = [Limit::parse("max_memory", "1MiB").unwrap(), Limit::parse("max_tables", "7").unwrap()];
+        let limits = line.with(&own).limits();
+        let expected = Limits { memory: 1 << 20, tables: 7, ..line.limits() };
+        assert_eq!(format!("{limits:?}"), format!("{expected:?}"));
+        assert!(Limit::parse("max_memory", "1").unwrap_err().contains("say 64 KiB to 4 GiB"));
+        assert_eq!(keys().count() + 1, shown(&Limits::default()).len());
     }
 
     #[test]

@@ -10,11 +10,12 @@ use clap::Args;
 use super::exit::UsageError;
 use super::filters::FilterOptions;
 use super::limits::LimitOptions;
+use super::overrides::{self, Override};
 use super::trust::TrustOptions;
 use crate::database::DatabaseUrl;
 use crate::plugin::digest::Digest;
 use crate::plugin::imports::Settings;
-use crate::plugin::load::{Loader, Terms};
+use crate::plugin::load::{Loader, OwnTerms, Terms};
 use crate::plugin::{Plugin, PluginFile};
 use crate::read_model::isolation::Isolation;
 
@@ -30,6 +31,11 @@ pub struct Loading {
     /// What they may take.
     #[command(flatten)]
     limits: LimitOptions,
+    /// What is set for one projection only, of what a command has a use for; may be said again. KEY is workers, batch_size,
+    /// on_error, max_attempts, poll_interval, priority (high, normal or low: who comes first to connections and cores),
+    /// require_signature, trusted_keys, or a limit such as max_memory
+    #[arg(long = "for", value_name = "NAME.KEY=VALUE", help_heading = "For one projection")]
+    overrides: Vec<Override>,
 }
 
 impl Loading {
@@ -39,7 +45,18 @@ impl Loading {
     /// When the trusted keys cannot be had, or this machine cannot run WebAssembly.
     pub fn loader(&self) -> anyhow::Result<Loader> {
         let (trust, filters) = (self.trust.trust()?, self.filters.filters());
-        Ok(Loader::new(Terms { trust, filters, limits: self.limits.limits() })?)
+        let own = overrides::own(&self.overrides).map(|(name, own)| {
+            let trust = self.trust.trust_of(name, &own)?;
+            Ok((name.to_owned(), OwnTerms { trust, limits: self.limits.with(own.limits).limits() }))
+        });
+        let own = own.collect::<Result<_, UsageError>>()?;
+        Ok(Loader::new(Terms { trust, filters, limits: self.limits.limits(), own })?)
+    }
+
+    /// What is set for one projection and not for the others.
+    #[must_use]
+    pub fn overrides(&self) -> &[Override] {
+        &self.overrides
     }
 }
 
@@ -168,8 +185,8 @@ pub fn refuse_strangers(
     let known: Vec<&str> = projections.iter().chain(elsewhere).map(String::as_str).collect();
     match loader.terms().filters.stranger(&known) {
         None => Ok(()),
-        Some(stranger) => {
-            let message = format!("a filter is for {stranger}, and no plugin is called that");
+        Some((option, stranger)) => {
+            let message = format!("{option} is for {stranger}, and no plugin is called that");
             Err(UsageError::new(message, format!("say NAME=… of one that is loaded: {}", names.join(", "))))
         }
     }

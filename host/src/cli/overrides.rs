@@ -1,9 +1,11 @@
-//! What is set for one projection of a run and not for the others: `--for NAME.KEY=VALUE`.
+//! What is set for one projection and not for the others: `--for NAME.KEY=VALUE`.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::exit::UsageError;
+use super::limits::{self, Limit};
 use super::replica_set::Shared;
 use crate::partition::Partition;
 use crate::plugin::descriptor::check_name;
@@ -19,7 +21,7 @@ pub struct Override {
 }
 
 /// What can be set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum What {
     /// `workers`
     Workers(u32),
@@ -33,6 +35,23 @@ enum What {
     PollInterval(u64),
     /// `priority`
     Priority(Priority),
+    /// `require_signature`
+    RequireSignature(bool),
+    /// `trusted_keys`
+    TrustedKeys(PathBuf),
+    /// `max_…`
+    Limit(Limit),
+}
+
+/// How workers work.
+const WORK: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];
+
+/// Whose plugins are run.
+const TRUST: [&str; 2] = ["require_signature", "trusted_keys"];
+
+/// All keys.
+pub fn keys() -> impl Iterator<Item = String> {
+    WORK.into_iter().chain(TRUST).map(str::to_owned).chain(limits::keys())
 }
 
 impl FromStr for Override {
@@ -54,10 +73,47 @@ impl FromStr for Override {
             "max_attempts" => What::MaxAttempts(small(u32::MAX)?),
             "poll_interval" => What::PollInterval(whole(u64::MAX)?),
             "priority" => What::Priority(<Priority as clap::ValueEnum>::from_str(value, false)?),
-            _ => return Err("KEY is workers, batch_size, on_error, max_attempts, poll_interval or priority".to_owned()),
+            "require_signature" => {
+                What::RequireSignature(value.parse().map_err(|_| "require_signature is true or false".to_owned())?)
+            }
+            "trusted_keys" if value.is_empty() => return Err("trusted_keys is a file".to_owned()),
+            "trusted_keys" => What::TrustedKeys(value.into()),
+            "max_stack" => return Err("max_stack is for all projections of a process: --max-stack".to_owned()),
+            limit if limits::keys().any(|key| key == limit) => What::Limit(Limit::parse(limit, value)?),
+            _ => return Err(format!("KEY is one of {}", keys().collect::<Vec<_>>().join(", "))),
         };
         Ok(Self { projection: projection.to_owned(), what })
     }
+}
+
+/// What is said of a projection's limits and of whom it is trusted by.
+#[derive(Debug, Default)]
+pub struct Own<'said> {
+    /// Whether a signature is needed.
+    pub require_signature: Option<bool>,
+    /// Whose signatures count.
+    pub trusted_keys: Option<&'said PathBuf>,
+    /// What it may take.
+    pub limits: Vec<&'said Limit>,
+}
+
+/// The projections of which something of that kind is said, and what.
+pub fn own(overrides: &[Override]) -> impl Iterator<Item = (&str, Own<'_>)> {
+    let mut all: Vec<(&str, Own<'_>)> = Vec::new();
+    for one in overrides {
+        let at = all.iter().position(|(name, _)| *name == one.projection).unwrap_or(all.len());
+        if at == all.len() {
+            all.push((&one.projection, Own::default()));
+        }
+        let own = &mut all[at].1;
+        match &one.what {
+            What::RequireSignature(required) => own.require_signature = Some(*required),
+            What::TrustedKeys(file) => own.trusted_keys = Some(file),
+            What::Limit(limit) => own.limits.push(limit),
+            _ => {}
+        }
+    }
+    all.into_iter()
 }
 
 /// An override for a projection that is not there is a mistyped name.
@@ -104,19 +160,20 @@ pub fn apply(
     several: bool,
 ) -> anyhow::Result<(Vec<Partition>, Options)> {
     for one in overrides.iter().filter(|one| one.projection == projection) {
-        match one.what {
+        match &one.what {
             What::Workers(_) if several => {
                 let message = format!("{projection} has workers of its own, and --total-partitions is for all");
                 return Err(UsageError::new(message, "say one of the two").into());
             }
             What::Workers(workers) => {
-                partitions = (0..workers).map(|key| Partition::new(key, workers)).collect::<Result<_, _>>()?;
+                partitions = (0..*workers).map(|key| Partition::new(key, *workers)).collect::<Result<_, _>>()?;
             }
-            What::BatchSize(size) => options.batch_size = size as usize,
-            What::OnError(on_error) => options.on_error = on_error,
-            What::MaxAttempts(attempts) => options.max_attempts = attempts,
-            What::Priority(priority) => options.priority = priority,
-            What::PollInterval(interval) => options.poll_interval = Duration::from_millis(interval),
+            What::BatchSize(size) => options.batch_size = *size as usize,
+            What::OnError(on_error) => options.on_error = *on_error,
+            What::MaxAttempts(attempts) => options.max_attempts = *attempts,
+            What::Priority(priority) => options.priority = *priority,
+            What::PollInterval(interval) => options.poll_interval = Duration::from_millis(*interval),
+            What::RequireSignature(_) | What::TrustedKeys(_) | What::Limit(_) => {}
         }
     }
     Ok((partitions, options))
@@ -132,12 +189,20 @@ mod tests {
             ("batch_size=5", "say NAME.KEY=VALUE"),
             ("x.batch_size", "say NAME.KEY=VALUE"),
             ("x.batch_size=0", "batch_size is a number from 1 to 1000000"),
-            ("x.size=5", "KEY is workers,"),
+            ("x.size=5", "KEY is one of workers,"),
+            ("x.require_signature=perhaps", "true or false"),
+            ("x.trusted_keys=", "is a file"),
+            ("x.max_memory=1", "say 64 KiB to 4 GiB"),
+            ("x.max_stack=1MiB", "for all projections of a process"),
             ("X.workers=5", "X"),
             ("x.on_error=explode", "explode"),
         ] {
             let refused = text.parse::<Override>().unwrap_err();
             assert!(refused.contains(error), "{text}: {refused}");
+        }
+        for key in keys() {
+            let values = ["1", "park", "high", "true", "1MiB"];
+            assert!(values.iter().any(|value| format!("x.{key}={value}").parse::<Override>().is_ok()), "{key}");
         }
         let parsed: Override = "x.on_error=skip".parse().unwrap();
         assert_eq!(parsed, Override { projection: "x".to_owned(), what: What::OnError(OnError::Skip) });

@@ -104,7 +104,7 @@ impl PluginCommand {
                 // Looking at a stranger's plugin is how one decides whether to trust it: nothing is refused.
                 let trust = Trust::new(keys.read()?, Demand::Nothing);
                 let filters = Filters { isolations: isolation.isolations(), ..Filters::default() };
-                let loader = Loader::new(Terms { trust, limits: limits.limits(), filters })?;
+                let loader = Loader::new(Terms { trust, limits: limits.limits(), filters, ..Terms::default() })?;
                 let plugin = loader.load(&PluginFile::at(file), &Arc::default())?;
                 let inspection = inspection(&plugin);
                 if *json {

@@ -103,9 +103,15 @@ impl ReplicaOptions {
     /// # Errors
     /// When a projection is in none or in two, or a name is of nothing.
     pub fn shared(&self, projections: &[String], configured: &[String]) -> Result<Vec<Shared>, UsageError> {
+        let sets = self.sets(projections, configured);
+        // `requires` says nothing where an option is there that goes with no replica set.
+        if sets.is_empty() && !self.slots.is_empty() {
+            let hint = "slots are those of a --replica-set; without one, say how many partitions: --total-partitions";
+            return Err(UsageError::new("--slots without --replica-set", hint));
+        }
         let mut left: Vec<String> = projections.to_vec();
         let mut shared: Vec<Shared> = Vec::new();
-        for SetArgument { name, projections } in self.sets(projections, configured) {
+        for SetArgument { name, projections } in sets {
             if shared.iter().any(|other| other.set == name) {
                 let hint = "name all of its projections at once: --replica-set NAME=ONE,OTHER";
                 return Err(UsageError::new(format!("the replica set {name} is there twice"), hint));
@@ -180,7 +186,8 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused() {
         for (sets, slots, expected) in [
-            (&["main", "main"][..], &[][..], "the replica set main is there twice"),
+            (&[][..], &["4"][..], "--slots without --replica-set"),
+            (&["main", "main"], &[], "the replica set main is there twice"),
             (&["main", "other"], &[], "the replica sets main and other are both for all projections"),
             (&["main=p"], &[], "no replica set is for q"),
             (&["main=p,r"], &[], "the replica set main has no projection r to share"),

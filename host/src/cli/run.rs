@@ -10,7 +10,8 @@ use super::Context;
 use super::exit::{Ended, UsageError};
 use super::http::HttpOptions;
 use super::loading::{Loading, PluginArgument, Setting, load, refuse_strangers, settings_of};
-use super::overrides::{self, Override};
+use super::overrides;
+use super::rebuild::background::{self, Rebuilds};
 use super::replica_set::{ReplicaOptions, Shared};
 use crate::database::DatabaseUrl;
 use crate::http::{Bound, Served};
@@ -25,7 +26,7 @@ use crate::processor::progress::Crew;
 use crate::processor::replica::Replica;
 use crate::processor::standby::Frozen;
 use crate::processor::worker::Worker;
-use crate::processor::{OnError, Options, Outcome, Priority, Progress, Stop, Supervisor};
+use crate::processor::{LiveOptions, OnError, Options, Outcome, Priority, Progress, Stop, Supervisor};
 use crate::read_model::heartbeat::Heartbeat;
 use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
@@ -70,10 +71,6 @@ pub struct Run {
     /// A setting for the projections, as config::get reads it; PLUGIN.KEY=VALUE is for one of them
     #[arg(long = "set", value_name = "KEY=VALUE")]
     settings: Vec<Setting>,
-    /// What is set for one projection only: KEY is workers, batch_size, on_error, max_attempts, poll_interval or priority
-    /// (high, normal or low: who comes first to connections and cores); may be said again
-    #[arg(long = "for", value_name = "NAME.KEY=VALUE")]
-    overrides: Vec<Override>,
     /// Connections to write read models with, at most, however many projections and partitions there are
     #[arg(long, env = "CONNECTIONS", value_name = "N", default_value_t = CONNECTIONS, value_parser = parse_connections)]
     connections: usize,
@@ -206,21 +203,23 @@ impl Run {
         let jobs = self.jobs(&loader, &watched, (&context.events, &context.read_model), context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
         let shared = self.replicas.shared(&names, context.configured())?;
+        let rebuilds = Rebuilds::new(context, &jobs, self.connections, patience, &stop);
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
-            serve(context, (http, hangups), &started.source, &started.read_model, crew)?;
+            serve(context, (http, hangups), (&started.source, &started.read_model), (crew, &rebuilds), &jobs)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            overrides::refuse_workers(&self.overrides, &shared)?;
+            overrides::refuse_workers(self.loading.overrides(), &shared)?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
-            serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
+            serve(context, (http, hangups), (&ground.source, &ground.read_model), (crew.clone(), &rebuilds), &jobs)?;
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             let stale_after = self.loop_options.options(self.until()).stale_after;
             share(&ground, &jobs, shared, (stale_after, &crew), &stop, patience)?
         };
+        rebuilds.finish();
         Ended::result(Ended::of(outcomes))
     }
 
@@ -255,21 +254,32 @@ impl Run {
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
         refuse_strangers(loader, databases, &names, configured)?;
         self.http.refuse_strangers(&names, configured)?;
-        overrides::refuse_strangers(&self.overrides, &names, configured)?;
+        overrides::refuse_strangers(self.loading.overrides(), &names, configured)?;
         let usual = self.partitions.list()?;
         let options = self.loop_options.options(self.until());
         let several = self.partitions.total_partitions.is_some();
-        let job = |(slot, name): (_, &String)| {
-            let usual = (usual.clone(), options);
-            let (partitions, options) = overrides::apply(&self.overrides, name, usual, several)?;
-            Ok(Job { slot, partitions, options })
+        let of = |name: &String| overrides::apply(self.loading.overrides(), name, (usual.clone(), options), several);
+        let each: Vec<_> = names.iter().map(of).collect::<anyhow::Result<_>>()?;
+        let highest = each.iter().map(|(_, options)| options.priority).min().unwrap_or_default();
+        let job = |(slot, (partitions, options)): (_, (_, Options))| {
+            let options = Options { niceness: options.priority.niceness(highest), ..options };
+            Job { slot, partitions, options: options.into() }
         };
-        let mut jobs: Vec<Job> = slots.into_iter().zip(&names).map(job).collect::<anyhow::Result<_>>()?;
-        let highest = jobs.iter().map(|job| job.options.priority).min().unwrap_or_default();
-        for Job { options, .. } in &mut jobs {
-            options.niceness = options.priority.niceness(highest);
-        }
-        Ok(jobs)
+        Ok(slots.into_iter().zip(each).map(job).collect())
+    }
+
+    /// How these arguments have the workers of some projections work, as far as that can change while they do.
+    ///
+    /// # Errors
+    /// When the arguments make no sense.
+    pub fn changes_of(&self, jobs: &[Job]) -> anyhow::Result<Vec<(LiveOptions, Options)>> {
+        let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
+        let usual = (vec![], self.loop_options.options(self.until()));
+        let of = |(job, name): (&Job, &String)| {
+            let (_, options) = overrides::apply(self.loading.overrides(), name, usual.clone(), false)?;
+            Ok((job.options.clone(), options))
+        };
+        jobs.iter().zip(&names).map(of).collect()
     }
 
     /// Sees that all of it can be run, as far as that can be told without a database; gives the projections with what
@@ -287,7 +297,7 @@ impl Run {
         let told = jobs.iter().map(|Job { slot, partitions, options }| {
             let plugin = slot.get();
             let (version, digest) = (plugin.descriptor.version, plugin.digest.get(..12).unwrap_or_default().to_owned());
-            let (workers, size) = (partitions.len(), options.batch_size);
+            let (workers, size) = (partitions.len(), options.get().batch_size);
             let told = format!("version {version}, {digest}, {workers} partitions, batches of {size} events at most");
             (plugin.descriptor.name.clone(), told)
         });
@@ -309,7 +319,7 @@ pub struct Job {
     /// On which partitions.
     pub partitions: Vec<Partition>,
     /// How.
-    pub options: Options,
+    pub options: LiveOptions,
 }
 
 /// Two projections of one name would fight for one read model.
@@ -376,7 +386,7 @@ pub fn start(context: &Context, jobs: &[Job], connections: usize, stop: &Stop) -
                 feed: feed.clone(),
                 read_model: read_model.clone(),
                 owner: owner.clone(),
-                options: *options,
+                options: options.clone(),
                 frozen: Frozen::default(),
                 stop: stop.clone(),
                 progress,
@@ -399,24 +409,24 @@ fn hangups(context: &Context) -> Option<Signal> {
 fn serve(
     context: &Context,
     (http, hangups): (Option<Bound>, Option<Signal>),
-    source: &Arc<dyn Source>,
-    read_model: &ReadModel,
-    crew: Crew,
+    (source, read_model): (&Arc<dyn Source>, &ReadModel),
+    (crew, rebuilds): (Crew, &Arc<Rebuilds>),
+    jobs: &[Job],
 ) -> std::io::Result<()> {
-    let observer = Observer::new(Arc::clone(source), read_model.clone(), crew);
-    let served = http.map(|http| http.serve(Arc::new(observer), context.runtime.handle())).transpose()?;
-    reload_on_hangup(context, served, hangups);
+    let observer = Arc::new(Observer::new(Arc::clone(source), read_model.clone(), crew));
+    let rebuilder = Arc::new(background::Handle(Arc::clone(rebuilds)));
+    let served = http.map(|http| http.serve(observer, rebuilder)).transpose()?;
+    reload_on_hangup(context, served, hangups, jobs.to_vec());
     Ok(())
 }
 
-/// At SIGHUP, reads the configuration again and applies what can be applied while workers run: what is logged, `max_lag`,
-/// and the token. Tells what else has changed.
-fn reload_on_hangup(context: &Context, served: Option<Served>, hangups: Option<Signal>) {
+/// At SIGHUP, reads the configuration again and applies what can be applied while workers run. Tells what else has changed.
+fn reload_on_hangup(context: &Context, served: Option<Served>, hangups: Option<Signal>, jobs: Vec<Job>) {
     let Some(mut hangups) = hangups else { return };
     let mut last = context.config.clone();
     context.runtime.spawn(async move {
         while hangups.recv().await.is_some() {
-            match super::config::reload(served.as_ref(), last.as_ref()) {
+            match super::config::reload(served.as_ref(), &jobs, last.as_ref()) {
                 Ok(config) => last = config,
                 Err(error) => tracing::error!(%error, "SIGHUP: the configuration cannot be used; all stays as it was"),
             }
@@ -448,7 +458,7 @@ fn share(
         let replica = Replica {
             set: set.clone(),
             slots: number,
-            plugins: jobs.iter().filter(of_set).map(|job| (Arc::clone(&job.slot), job.options)).collect(),
+            plugins: jobs.iter().filter(of_set).map(|job| (Arc::clone(&job.slot), job.options.clone())).collect(),
             feed: ground.feed.clone(),
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),

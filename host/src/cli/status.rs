@@ -159,10 +159,16 @@ fn table(report: &Report, rates: Option<&Rates>) -> String {
             text.push_str(&format!(" ({reason}, {written_at})"));
         }
         text.push('\n');
-        for MemberReport { name, running, slots } in members {
+        for member in members {
+            let MemberReport { name, running, silent_seconds, silent, slots } = member;
             let slots: Vec<String> = slots.iter().map(|(name, slots)| format!("{} of {name}", slots.len())).collect();
-            let (slots, gone) = (slots.join(", "), if *running { "" } else { ", ended" });
-            text.push_str(&format!("  {name}: {}{gone}\n", if slots.is_empty() { "nothing" } else { &*slots }));
+            let life = match silent_seconds {
+                _ if !running => ", ended".to_owned(),
+                Some(seconds) if *silent => format!(", no sign of life for {}", duration(*seconds)),
+                _ => String::new(),
+            };
+            let slots = if slots.is_empty() { "nothing".to_owned() } else { slots.join(", ") };
+            text.push_str(&format!("  {name}: {slots}{life}\n"));
         }
     }
     let horizon = &report.horizon;

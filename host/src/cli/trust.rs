@@ -6,6 +6,7 @@ use clap::Args;
 use clap::builder::BoolishValueParser;
 
 use super::exit::UsageError;
+use super::overrides::Own;
 use crate::plugin::trust::keys::{KeysError, TrustedKeys};
 use crate::plugin::trust::{Demand, Trust};
 
@@ -41,6 +42,20 @@ impl TrustOptions {
         }
         let demand = if self.require_signature { Demand::Signature } else { Demand::Nothing };
         Ok(Trust::new(self.keys.read()?, demand))
+    }
+
+    /// As [`TrustOptions::trust`], for a projection of which something else is said.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn trust_of(&self, projection: &str, own: &Own<'_>) -> Result<Trust, UsageError> {
+        let require_signature = own.require_signature.unwrap_or(self.require_signature);
+        let trusted_keys = own.trusted_keys.or(self.keys.trusted_keys.as_ref()).cloned();
+        if require_signature && trusted_keys.is_none() {
+            let hint = "say whose signatures count: trusted_keys, a file with a line `ed25519 KEY NAME` each";
+            return Err(UsageError::new(format!("{projection} has require_signature without trusted_keys"), hint));
+        }
+        Self { require_signature, keys: KeysOption { trusted_keys } }.trust()
     }
 }
 

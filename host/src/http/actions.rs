@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{ConnectInfo, Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
@@ -18,13 +18,32 @@ use super::App;
 use crate::event::{Event, Position};
 use crate::operations::observer::Observer;
 use crate::read_model::dead_letter::Aggregate;
-use crate::read_model::dead_letters::Selection;
+use crate::read_model::dead_letters::{Cursor, Listed, Page, Selection};
 use crate::read_model::pause::Paused;
 use crate::read_model::request::Action;
 use crate::timestamp;
 
-/// How many parked aggregates are shown.
-const MOST: usize = 100;
+/// How many parked aggregates are shown at a time: their payloads are read each time somebody looks.
+const MOST: usize = 20;
+
+/// Behind which parked aggregate a page begins; the first without.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Behind {
+    /// Of which projection.
+    after_projection: Option<String>,
+    /// The event that it is parked for.
+    after_position: Option<u64>,
+}
+
+/// A page of what is parked.
+#[derive(Debug, Serialize)]
+struct ParkedPage {
+    /// The aggregates.
+    parked: Vec<Parked>,
+    /// Where the next page begins, if there is one.
+    next: Option<Cursor>,
+}
 
 /// A parked aggregate, as the page shows it.
 #[derive(Debug, Serialize)]
@@ -85,11 +104,14 @@ async fn blocking<T: Serialize + Send + 'static>(
     }
 }
 
-/// `GET /api/dead-letters`: what is parked, with payloads.
-pub(super) async fn dead_letters(State(app): State<App>) -> Response {
-    let read = blocking(&app, |observer| {
-        let mut parked = observer.read_model().dead_letters()?.parked(&Selection::default())?;
-        parked.truncate(MOST);
+/// `GET /api/dead-letters`: a page of what is parked, with payloads.
+pub(super) async fn dead_letters(State(app): State<App>, Query(behind): Query<Behind>) -> Response {
+    let after = behind.after_projection.zip(behind.after_position);
+    let after = after.map(|(projection, position)| Cursor { projection, position: Position::new(position) });
+    let read = blocking(&app, move |observer| {
+        let page = Page { after, most: MOST };
+        let Listed { items: parked, next } =
+            observer.read_model().dead_letters()?.parked(&Selection::default(), &page)?;
         let mut positions: Vec<Position> = parked.iter().map(|parked| parked.poison.position).collect();
         positions.sort_unstable();
         positions.dedup();
@@ -111,9 +133,9 @@ pub(super) async fn dead_letters(State(app): State<App>) -> Response {
                 asked: parked.waiting.map(|waiting| format!("{} {}", waiting.action.as_str(), waiting.note)),
             }
         });
-        Ok(shown.collect::<Vec<_>>())
+        Ok(ParkedPage { parked: shown.collect(), next })
     });
-    read.await.map_or_else(|response| response, |parked| Json(parked).into_response())
+    read.await.map_or_else(|response| response, |page| Json(page).into_response())
 }
 
 /// A payload as text.

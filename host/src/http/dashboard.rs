@@ -7,17 +7,18 @@ use std::convert::Infallible;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{Html, IntoResponse as _, Response};
+use axum::{Extension, Json};
 use base64::Engine as _;
-use futures_util::Stream;
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 
-use super::App;
+use super::connections::Followed;
+use super::rebuilds::Seen;
+use super::{App, FOLLOWERS};
 use crate::operations::gauges::name_of;
 use crate::operations::health::Health;
 use crate::operations::report::Report;
@@ -61,6 +62,10 @@ struct Shown {
     workers: Vec<Worker>,
     /// Components that were changed, the last first.
     reloads: Vec<Reloaded>,
+    /// The projections that this process can build afresh.
+    rebuildable: Vec<String>,
+    /// What it has begun to build.
+    rebuilds: Vec<Seen>,
 }
 
 /// A worker.
@@ -119,19 +124,21 @@ pub(super) async fn state(State(app): State<App>) -> Response {
 }
 
 /// `/api/events`: the same each second, for as long as the token that it was asked for with is the right one.
-pub(super) async fn events(
-    State(app): State<App>,
-    headers: HeaderMap,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let stream = futures_util::stream::unfold((app, headers, Duration::ZERO), |(app, headers, wait)| async move {
-        tokio::time::sleep(wait).await;
-        if !app.still_lets(&headers) {
-            return None;
-        }
-        let event = Event::default().json_data(shown(&app).await).unwrap_or_default();
-        Some((Ok(event), (app, headers, EVERY)))
-    });
-    Sse::new(stream).keep_alive(KeepAlive::default())
+pub(super) async fn events(State(app): State<App>, headers: HeaderMap) -> Response {
+    let Ok(room) = Arc::clone(&app.followers).try_acquire_owned() else {
+        let message = format!("{FOLLOWERS} dashboards of this host are open already: close one\n");
+        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "5")], message).into_response();
+    };
+    let stream =
+        futures_util::stream::unfold((app, headers, Duration::ZERO, room), |(app, headers, wait, room)| async move {
+            tokio::time::sleep(wait).await;
+            if !app.still_lets(&headers) {
+                return None;
+            }
+            let event = Event::default().json_data(shown(&app).await).unwrap_or_default();
+            Some((Ok::<_, Infallible>(event), (app, headers, EVERY, room)))
+        });
+    (Extension(Followed), Sse::new(stream).keep_alive(KeepAlive::default())).into_response()
 }
 
 /// What there is to show now.
@@ -144,5 +151,7 @@ async fn shown(app: &App) -> Shown {
         report: report.ok(),
         workers: app.observer.workers().iter().map(|progress| Worker::of(progress)).collect(),
         reloads: reloads::all(),
+        rebuildable: app.rebuilder.projections(),
+        rebuilds: app.rebuilder.seen(),
     }
 }

@@ -1,31 +1,39 @@
 //! What a host serves over HTTP: metrics for Prometheus, health for probes and people, and a dashboard.
 //!
-//! [`access`] is who may ask for what, [`dashboard`] the page and what it shows, [`actions`] what can be done there. Nothing here is on the way of an event: a worker that is busy answers nothing, and
-//! the pages are made of what [`crate::operations`] reads when somebody asks.
+//! [`connections`] is how many there are and how long each may take, [`access`] who may ask for what, [`dashboard`] the page
+//! and what it shows, [`actions`] what can be done there, [`rebuilds`] the one that takes long. Nothing here is on the way of an event: a worker that is busy
+//! answers nothing, and the pages are made of what [`crate::operations`] reads when somebody asks.
 
 mod access;
 mod actions;
+mod connections;
 mod dashboard;
+pub mod rebuilds;
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use axum::extract::{FromRef, State};
+use axum::extract::{DefaultBodyLimit, FromRef, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use serde_json::json;
-use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 pub use access::{Access, Token, TokenError};
+
+use rebuilds::Rebuilder;
 
 use crate::operations::gauges;
 use crate::operations::health::{Health, MaxLag, Status};
 use crate::operations::observer::Observer;
 use crate::processor::progress;
 use crate::telemetry::metrics;
+
+/// How many may follow the dashboard at the same time. What each of them is shown is written anew each second.
+const FOLLOWERS: usize = 32;
 
 /// What OpenMetrics calls itself; Prometheus asks for it.
 const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -62,6 +70,10 @@ struct App {
     max_lag: Arc<RwLock<MaxLag>>,
     /// Who may ask for what.
     access: Arc<RwLock<Access>>,
+    /// Builds projections afresh.
+    rebuilder: Arc<dyn Rebuilder>,
+    /// Room for those who follow the dashboard.
+    followers: Arc<Semaphore>,
 }
 
 impl App {
@@ -109,13 +121,22 @@ impl Bound {
     /// Serves for as long as the process lives.
     ///
     /// # Errors
-    /// When the socket is of no use.
-    pub fn serve(self, observer: Arc<Observer>, runtime: &Handle) -> std::io::Result<Served> {
+    /// When the socket is of no use, or the system has no thread for it.
+    pub fn serve(self, observer: Arc<Observer>, rebuilder: Arc<dyn Rebuilder>) -> std::io::Result<Served> {
         let address = self.listener.local_addr()?;
-        let _in_the_runtime = runtime.enter();
-        let listener = tokio::net::TcpListener::from_std(self.listener)?;
+        let runtime = connections::runtime()?;
+        let listener = {
+            let _in_the_runtime = runtime.enter();
+            tokio::net::TcpListener::from_std(self.listener)?
+        };
         let access = Arc::new(RwLock::new(self.access));
-        let app = App { observer, max_lag: Arc::new(RwLock::new(self.max_lag)), access: Arc::clone(&access) };
+        let app = App {
+            observer,
+            max_lag: Arc::new(RwLock::new(self.max_lag)),
+            access: Arc::clone(&access),
+            rebuilder,
+            followers: Arc::new(Semaphore::new(FOLLOWERS)),
+        };
         let served =
             Served { access: Arc::clone(&access), token_file: self.token_file, max_lag: Arc::clone(&app.max_lag) };
         let open = Router::new().route("/", get(dashboard::page)).route("/live", get(live)).route("/ready", get(ready));
@@ -129,14 +150,13 @@ impl Bound {
             .route("/api/dead-letters", get(actions::dead_letters).post(actions::ask))
             .route("/api/projections/{name}/pause", post(actions::pause))
             .route("/api/projections/{name}/resume", post(actions::resume))
+            .route("/api/projections/{name}/rebuild", post(rebuilds::start))
+            .route("/api/projections/{name}/interrupt", post(rebuilds::interrupt))
             .route_layer(middleware::from_fn_with_state(access, access::check_token));
-        let router = open.merge(looking).merge(acting).with_state(app);
-        let router = router.into_make_service_with_connect_info::<SocketAddr>();
-        runtime.spawn(async move {
-            if let Err(error) = axum::serve(listener, router).await {
-                tracing::error!(%error, "nothing is served over HTTP any more; the workers go on");
-            }
-        });
+        let router = open.merge(looking).merge(acting).layer(DefaultBodyLimit::max(connections::BODY)).with_state(app);
+        std::thread::Builder::new()
+            .name("http".into())
+            .spawn(move || match runtime.block_on(connections::accept(listener, router)) {})?;
         tracing::info!(%address, "serving the dashboard, metrics and health over HTTP");
         Ok(served)
     }

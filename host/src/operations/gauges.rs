@@ -126,7 +126,8 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
             claimed.get_or_create(&of).set(i64::from(is_here));
         }
     }
-    let (generation, members, slots) = (Family::default(), Family::default(), Family::default());
+    let (generation, members, slots, silent) =
+        (Family::default(), Family::default(), Family::default(), Family::default());
     for set in &report.replica_sets {
         let of = OfSet { replica_set: set.name.clone() };
         let set_to = |family: &Family<OfSet, Gauge>, count| {
@@ -135,10 +136,12 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
         set_to(&generation, whole(set.generation));
         set_to(&members, whole(set.members.len() as u64));
         set_to(&slots, i64::from(set.slots));
+        set_to(&silent, whole(set.members.iter().filter(|member| member.silent).count() as u64));
     }
     registry.register("replica_set_generation", "How often the roster has changed", generation);
     registry.register("replica_set_members", "Processes on the roster", members);
     registry.register("replica_set_slots", "Slots of each projection", slots);
+    registry.register("replica_set_silent_members", "Processes on the roster that give no sign of life", silent);
     registry.register("parked_aggregates", "Aggregates that wait for a retry", parked);
     registry.register("dead_letters", "Events that were not applied", letters);
     registry.register("paused", "Whether an operator has paused the projection", paused);

@@ -22,6 +22,9 @@ use crate::source::{Backlog, Blocker, Source};
 /// How long to wait for writers that are in flight just now, before they count as holding the horizon back.
 const PATIENCE: Duration = Duration::from_millis(300);
 
+/// From how many seconds without a sign of life on a member counts as silent. One comes each second.
+const SILENT: f64 = 5.0;
+
 /// A longer backlog is not counted when it is looked at again and again.
 const MOST: u64 = 100_000;
 
@@ -69,6 +72,11 @@ pub struct MemberReport {
     pub name: String,
     /// Whether its process and its connection are there.
     pub running: bool,
+    /// How many seconds ago its last sign of life was: one comes each second, unless it is frozen or cut off. Null before
+    /// the first.
+    pub silent_seconds: Option<f64>,
+    /// Whether it is frozen or cut off, as far as can be told: it has not ended, and gives no sign of life.
+    pub silent: bool,
     /// Its slots, of each projection.
     pub slots: BTreeMap<String, Vec<u32>>,
 }
@@ -191,14 +199,16 @@ pub fn report(source: &dyn Source, read_model: &ReadModel, counting: Counting) -
 
 /// One replica set.
 fn replica_set(overview: replica_set::Overview) -> ReplicaSetReport {
-    let replica_set::Overview { name, look: Look { generation, roster, lives, .. }, last } = overview;
+    let replica_set::Overview { name, look: Look { generation, roster, lives, .. }, silent, last } = overview;
     let member = |member: &Member| {
         let mut slots: BTreeMap<String, Vec<u32>> = BTreeMap::new();
         for (projection, slot) in roster.slots_of(&member.name) {
             slots.entry(projection.to_owned()).or_default().push(slot);
         }
         let running = !matches!(lives.get(&member.name), Some(Life::Ended) | None);
-        MemberReport { name: member.name.clone(), running, slots }
+        let silent_seconds = silent.get(&member.name).copied();
+        let is_silent = running && silent_seconds.is_some_and(|seconds| seconds >= SILENT);
+        MemberReport { name: member.name.clone(), running, silent_seconds, silent: is_silent, slots }
     };
     let members = roster.members.iter().map(member).collect();
     ReplicaSetReport { name, slots: roster.slots, generation, last_change: last, members }

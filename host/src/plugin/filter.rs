@@ -99,14 +99,20 @@ impl Filters {
         said.max_by_key(|isolation| isolation.projection.is_some()).map_or_else(Isolation::default, |said| said.value)
     }
 
-    /// A name that a filter is for, and that none of these projections has.
+    /// A name that one of these is for, and that none of these projections has, with the option that says so.
     #[must_use]
-    pub fn stranger(&self, projections: &[&str]) -> Option<&str> {
-        let named = self.only_aggregate_types.iter().filter_map(|only| only.projection.as_deref());
-        let named = named.chain(self.redacted_fields.iter().filter_map(|field| field.projection.as_deref()));
-        let named = named.chain(self.isolations.iter().filter_map(|isolation| isolation.projection.as_deref()));
-        let mut named = named.chain(self.grants.iter().filter_map(|grant| grant.projection.as_deref()));
-        named.find(|name| !projections.contains(name))
+    pub fn stranger(&self, projections: &[&str]) -> Option<(&'static str, &str)> {
+        fn named<'a, T>(
+            option: &'static str,
+            list: &'a [Addressed<T>],
+        ) -> impl Iterator<Item = (&'static str, &'a str)> {
+            list.iter().filter_map(move |one| one.projection.as_deref().map(|name| (option, name)))
+        }
+        let mut all = named("--only-aggregate-type", &self.only_aggregate_types)
+            .chain(named("--redact-payload", &self.redacted_fields))
+            .chain(named("--isolation", &self.isolations))
+            .chain(named("--grant-read", &self.grants));
+        all.find(|(_, name)| !projections.contains(name))
     }
 }
 
@@ -155,7 +161,7 @@ mod tests {
     #[test]
     fn a_filter_for_nobody_is_found() {
         let filters = only(&[(None, "A"), (Some("x"), "B"), (Some("z"), "C")]);
-        assert_eq!(filters.stranger(&["x", "y"]), Some("z"));
+        assert_eq!(filters.stranger(&["x", "y"]), Some(("--only-aggregate-type", "z")));
         assert_eq!(filters.stranger(&["x", "z"]), None);
     }
 }

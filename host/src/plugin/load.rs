@@ -1,6 +1,7 @@
 //! From a file to a [`Plugin`]: read once, judged by its digest, made a component if it is a core module, compiled,
 //! checked, asked what it is, and narrowed to what it may see.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -132,6 +133,25 @@ pub struct Terms {
     pub limits: Limits,
     /// What they may see.
     pub filters: Filters,
+    /// What holds for one projection instead, by its name.
+    pub own: BTreeMap<String, OwnTerms>,
+}
+
+/// The operator's terms for one projection.
+#[derive(Clone, Debug)]
+pub struct OwnTerms {
+    /// Whose plugin it may be.
+    pub trust: Trust,
+    /// What it may take. Its stack is that of all.
+    pub limits: Limits,
+}
+
+impl Terms {
+    /// What holds for a projection of this name; for one that is not known yet, what holds for all.
+    fn of(&self, projection: Option<&str>) -> (&Trust, Limits) {
+        let own = projection.and_then(|name| self.own.get(name));
+        own.map_or((&self.trust, self.limits), |own| (&own.trust, Limits { stack: self.limits.stack, ..own.limits }))
+    }
 }
 
 /// How plugins are loaded: the same for all of a process, whether at its start or while events flow.
@@ -323,7 +343,8 @@ impl Loader {
     ///
     /// Pin and signature are judged here, by the digest of the bytes that are compiled a few lines on, or whose compiled
     /// code is found under that digest: whatever becomes of the file meanwhile, nothing else is run. And they are judged
-    /// first: what is not trusted is not even parsed.
+    /// first: what is not trusted is not even parsed. What is demanded of one projection only is demanded then if the file
+    /// is given under that name; where the component itself has to be asked for its name, in its sandbox, right after.
     ///
     /// # Errors
     /// As [`Loader::load`].
@@ -334,7 +355,9 @@ impl Loader {
         if let Some(pin) = file.pin.filter(|pin| *pin != digest) {
             return Err(LoadError::OtherDigest { path: owned(), pin, found: digest });
         }
-        let standing = self.terms.trust.admit(path, &digest)?;
+        let (trust, limits) = self.terms.of(file.name.as_deref());
+        let standing = trust.admit(path, &digest)?;
+        let admitted = digest;
         let digest = digest.to_string();
         let was_core_module = bytes.starts_with(CORE_MODULE);
         let component = if bytes.starts_with(COMPONENT) || was_core_module {
@@ -365,11 +388,11 @@ impl Loader {
             seed: Arc::default(),
             pre,
             settings: Arc::clone(settings),
-            limits: self.terms.limits,
+            limits,
             redaction: None,
             grants: Vec::new(),
             isolation: Isolation::default(),
-            log: Arc::new(Mutex::new(LogRate::new(&self.terms.limits))),
+            log: Arc::new(Mutex::new(LogRate::new(&limits))),
         };
         Instance::check(&plugin).map_err(|unfit| match unfit {
             Unfit::Types(error) => other_types(error),
@@ -386,6 +409,12 @@ impl Loader {
         }
         descriptor::check_name(&plugin.descriptor.name).map_err(|reason| LoadError::Name { path: owned(), reason })?;
         plugin.seed = plugin.descriptor.name.as_str().into();
+        if file.name.is_none() {
+            // Only now it is known which projection this is, and what holds for it.
+            let (trust, limits) = self.terms.of(Some(&plugin.descriptor.name));
+            plugin.standing = trust.admit(path, &admitted)?;
+            (plugin.limits, plugin.log) = (limits, Arc::new(Mutex::new(LogRate::new(&limits))));
+        }
         let version = plugin.descriptor.version;
         if version == 0 || i32::try_from(version).is_err() {
             return Err(LoadError::Version { path: owned(), version });

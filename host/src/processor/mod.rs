@@ -36,7 +36,7 @@ mod trial;
 pub mod unattended;
 pub mod worker;
 
-pub use policy::{OnError, Options, Priority};
+pub use policy::{LiveOptions, OnError, Options, Priority};
 pub use progress::Progress;
 pub use stop::Stop;
 pub use supervisor::Supervisor;

@@ -82,6 +82,14 @@ impl Pace {
         Self { most, settled, trial: None, larger: true, rest: 0, next_rest: REST }
     }
 
+    /// From now on at most this many events, ever.
+    pub fn allow(&mut self, most: usize) {
+        if most != self.most {
+            self.most = most;
+            self.settle(Measured::new(self.settled.size.clamp(FIRST.min(most), most)));
+        }
+    }
+
     /// How many events the next batch has at most.
     #[must_use]
     pub fn size(&self) -> usize {

@@ -29,7 +29,7 @@ impl Worker {
     ) -> Result<(), Trouble> {
         if losses.is_one_by_one(applier.position) {
             tracing::info!(events = batch.events.len(), "lost here again and again: applying events one by one");
-            let applied = applier.apply_carefully(batch, &self.options, &self.stop, losses)?;
+            let applied = applier.apply_carefully(batch, &self.options.get(), &self.stop, losses)?;
             self.progress.applied(applied);
             return Ok(());
         }
@@ -120,7 +120,7 @@ impl Worker {
             let applied = match fast {
                 Some(applied) => applied,
                 // Whatever it was, it comes again, and is dealt with there.
-                None => applier.apply_carefully(&piece, &self.options, &self.stop, losses)?,
+                None => applier.apply_carefully(&piece, &self.options.get(), &self.stop, losses)?,
             };
             self.progress.applied(applied);
             tracing::debug!(position = applier.position.get(), applied, "batch committed");

@@ -1,5 +1,6 @@
 //! What the operator chose: how much at a time, how often, and what becomes of an event that cannot be applied.
 
+use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 /// What becomes of an event that cannot be applied.
@@ -27,7 +28,12 @@ pub enum Priority {
 
 impl Priority {
     /// The niceness of a worker's thread, where `highest` is the highest priority in the process: each step leaves the cores
-    /// to the step above as far as that wants them. A process may lower its threads, and not raise them.
+    /// to the step above as far as that wants them.
+    ///
+    /// A process may lower its threads, and not raise them: that takes `CAP_SYS_NICE`, which no host should have. So a worker
+    /// that has a connection for which others wait is not lifted up meanwhile. What that costs has a bound: who waits for it
+    /// uses no core, and against all else that is busy a step leaves it a third (two leave it a tenth) of what an equal would
+    /// have, so it is slow and never starved. A connection more than there are workers of low priority avoids it.
     #[must_use]
     pub fn niceness(self, highest: Self) -> i32 {
         5 * (self as i32 - highest as i32).max(0)
@@ -53,6 +59,31 @@ pub struct Options {
     pub priority: Priority,
     /// The niceness of the worker's thread.
     pub niceness: i32,
+}
+
+/// How the workers of a projection work, and go on working when an operator has changed it. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct LiveOptions(Arc<RwLock<Options>>);
+
+impl From<Options> for LiveOptions {
+    fn from(options: Options) -> Self {
+        Self(Arc::new(RwLock::new(options)))
+    }
+}
+
+impl LiveOptions {
+    /// As they are now: looked up once a batch.
+    #[must_use]
+    pub fn get(&self) -> Options {
+        *self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what can change while workers run: size of a batch, policy, attempts and pauses.
+    pub fn change(&self, to: &Options) {
+        let mut options = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let Options { batch_size, poll_interval, on_error, max_attempts, .. } = *to;
+        *options = Options { batch_size, poll_interval, on_error, max_attempts, ..*options };
+    }
 }
 
 /// When a worker is done.

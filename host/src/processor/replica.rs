@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::policy::Options;
+use super::policy::LiveOptions;
 use super::progress::{Crew, Progress};
 use super::standby::Frozen;
 use super::stop::{Slept, Stop};
@@ -45,7 +45,7 @@ pub struct Replica {
     /// How many slots its projections are to have; as many as they have without.
     pub slots: Option<u32>,
     /// The projections, and how the workers of each work.
-    pub plugins: Vec<(Arc<PluginSlot>, Options)>,
+    pub plugins: Vec<(Arc<PluginSlot>, LiveOptions)>,
     /// Where events come from.
     pub feed: Feed,
     /// Where writes go, and the roster is.
@@ -301,7 +301,7 @@ impl Part {
         }
         let missing: Vec<Place> = mine.into_iter().filter(|place| !self.running.contains_key(place)).collect();
         let workers = missing.into_iter().filter_map(|place| {
-            let of_place = |of: &&(Arc<PluginSlot>, Options)| of.0.get().descriptor.name == place.0;
+            let of_place = |of: &&(Arc<PluginSlot>, LiveOptions)| of.0.get().descriptor.name == place.0;
             let (plugin, options) = self.replica.plugins.iter().find(of_place)?;
             let (stop, meter) = (Stop::default(), Meter::new(&place.0, place.1));
             let progress = Arc::new(Progress::new(&place.0, place.1, meter.clone()));
@@ -311,7 +311,7 @@ impl Part {
                 feed: self.replica.feed.clone(),
                 read_model: self.replica.read_model.clone(),
                 owner: self.replica.owner.clone(),
-                options: *options,
+                options: options.clone(),
                 frozen: self.frozen.clone(),
                 stop: stop.clone(),
                 progress: Arc::clone(&progress),

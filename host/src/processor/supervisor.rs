@@ -40,7 +40,7 @@ pub(super) fn spawn(
     let name = format!("{} {}", plugin.descriptor.name, worker.partition);
     let progress = Arc::clone(&worker.progress);
     let thread = std::thread::Builder::new().name(name).stack_size(STACK);
-    let niceness = worker.options.niceness;
+    let niceness = worker.options.get().niceness;
     thread.spawn(move || {
         // On Linux that is the thread's own, not the process's.
         if niceness > 0

@@ -11,7 +11,7 @@ use super::losses::Losses;
 use super::pace::Pace;
 use super::paths::WentBack;
 use super::pausing::{self, Found, Pausing};
-use super::policy::{Options, Until};
+use super::policy::{LiveOptions, Options, Until};
 use super::progress::{Progress, State};
 use super::reader::Reader;
 use super::replay::Replaying;
@@ -131,7 +131,7 @@ pub struct Worker {
     /// What it calls itself in its claim.
     pub owner: String,
     /// How it works.
-    pub options: Options,
+    pub options: LiveOptions,
     /// Who is known to be frozen.
     pub frozen: Frozen,
     /// When to end.
@@ -188,7 +188,8 @@ impl Worker {
             self.progress.is(State::Waiting { reason: reason.clone() });
             self.meter.retried();
             let wait = backoff.fail();
-            if self.options.until == Until::CaughtUp && backoff.failures() >= self.options.max_attempts {
+            let options = self.options.get();
+            if options.until == Until::CaughtUp && backoff.failures() >= options.max_attempts {
                 return Outcome::Failed(format!("{name}, partition {}: {reason}", self.partition));
             }
             tracing::warn!(reason, attempts = backoff.failures(), ?wait, "will try again; nothing is lost");
@@ -237,7 +238,7 @@ impl Worker {
 
     /// Where a worker that is to catch up is done: at the last event that is visible now.
     fn goal(&self) -> Result<Option<Position>, Trouble> {
-        Ok(match self.options.until {
+        Ok(match self.options.get().until {
             Until::Stopped => None,
             Until::CaughtUp => Some(self.feed.source().last()?),
         })
@@ -246,10 +247,11 @@ impl Worker {
     /// Claims the partition, standing by for as long as somebody else has it.
     fn claim(&self, name: &str, reader: &mut Reader) -> Result<Claim, Trouble> {
         let slot = Slot { projection: name.to_owned(), partition: self.partition };
-        let mut standby = Standby::new(self.options.stale_after, self.frozen.clone());
+        let options = self.options.get();
+        let mut standby = Standby::new(options.stale_after, self.frozen.clone());
         loop {
             let isolation = self.plugin.get().isolation();
-            match self.read_model.claim(&slot, &self.owner, self.options.priority, isolation) {
+            match self.read_model.claim(&slot, &self.owner, options.priority, isolation) {
                 Ok(claim) => return Ok(claim),
                 Err(ClaimError::Held { holders, .. }) => {
                     reader.pause();
@@ -291,7 +293,7 @@ impl Worker {
         }
         let mut replaced = false;
         for holder in seen.stale {
-            let (owner, after) = (&holder.owner, self.options.stale_after.unwrap_or_default());
+            let (owner, after) = (&holder.owner, self.options.get().stale_after.unwrap_or_default());
             if self.read_model.depose(&holder, &self.owner)? {
                 tracing::warn!(%owner, partition = %holder.slot.partition, ?after, "no sign of life: replaced");
                 replaced = true;
@@ -350,14 +352,16 @@ impl Worker {
     ) -> Result<(), Trouble> {
         let (mut seen, mut pause) = (Seen::default(), FIRST_PAUSE);
         let (mut passed, mut verified, mut worked) = (Instant::now(), Instant::now(), Instant::now());
-        let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.batch_size));
+        let (mut requests, mut pace) = (Requests::default(), Pace::new(self.options.get().batch_size));
         let mut pausing = Pausing::default();
         loop {
             if self.stop.is_requested() {
                 return Ok(());
             }
             self.swap(applier, reader);
-            match requests.serve(applier, self.replaying(), losses) {
+            let options = self.options.get();
+            pace.allow(options.batch_size);
+            match requests.serve(applier, self.replaying(&options), losses) {
                 Err(Trouble::Trial(error)) => match self.go_back(applier, reader, &error) {
                     WentBack::Yes => continue,
                     WentBack::No => return Err(error.into()),
@@ -422,13 +426,13 @@ impl Worker {
                 applier.rest();
             }
             seen = self.feed.source().wait(seen, Requests::pause(applier, pause.min(pausing::LOOK)));
-            pause = (pause * 2).min(self.options.poll_interval).max(FIRST_PAUSE);
+            pause = (pause * 2).min(options.poll_interval).max(FIRST_PAUSE);
         }
     }
 
     /// How it replays what an operator asks for.
-    fn replaying(&self) -> Replaying<'_> {
-        Replaying { source: self.feed.source(), options: &self.options, stop: &self.stop, by: &self.owner }
+    fn replaying<'a>(&'a self, options: &'a Options) -> Replaying<'a> {
+        Replaying { source: self.feed.source(), options, stop: &self.stop, by: &self.owner }
     }
 }
 

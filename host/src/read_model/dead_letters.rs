@@ -3,7 +3,7 @@
 //! Nothing here touches what a projection has written: a parked aggregate is replayed by whoever has claimed its
 //! partition ([`super::request`]), and only letters of events that were given up may be removed past them.
 
-use std::collections::HashMap;
+use serde::Serialize;
 
 use super::ReadModel;
 use super::dead_letter::{Aggregate, Reason};
@@ -39,6 +39,89 @@ impl Selection {
             position: None,
         }
     }
+}
+
+/// A place in a list of letters, which is by projection and position.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Cursor {
+    /// Of which projection.
+    pub projection: String,
+    /// The event.
+    pub position: Position,
+}
+
+/// Which part of a list. However many there are, no more is read than is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Page {
+    /// What comes behind this; from the beginning on without.
+    pub after: Option<Cursor>,
+    /// At most so many.
+    pub most: usize,
+}
+
+impl Page {
+    /// The beginning of a list.
+    #[must_use]
+    pub const fn first(most: usize) -> Self {
+        Self { after: None, most }
+    }
+
+    /// How many rows to read: one more than is wanted, to see whether there is one.
+    pub(super) fn limit(&self) -> i64 {
+        i64::try_from(self.most.saturating_add(1)).unwrap_or(i64::MAX)
+    }
+}
+
+/// A part of a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed<T> {
+    /// What there is.
+    pub items: Vec<T>,
+    /// Behind what the next part begins, if there is more.
+    pub next: Option<Cursor>,
+}
+
+impl Listed<StoredLetter> {
+    /// The letters of a page, of which one more was read than is wanted.
+    pub(super) fn of(mut letters: Vec<StoredLetter>, page: &Page) -> Self {
+        let has_more = letters.len() > page.most;
+        letters.truncate(page.most);
+        let cursor = |last: &StoredLetter| Cursor { projection: last.projection.clone(), position: last.position };
+        let next = letters.last().filter(|_| has_more).map(cursor);
+        Self { items: letters, next }
+    }
+}
+
+/// How many are read at a time where all are wanted.
+const AT_A_TIME: usize = 1_000;
+
+/// The first `most` of a list, page after page, and whether there are more.
+///
+/// # Errors
+/// When a page cannot be read.
+pub fn up_to<T>(
+    most: usize,
+    mut read: impl FnMut(&Page) -> Result<Listed<T>, DatabaseError>,
+) -> Result<(Vec<T>, bool), DatabaseError> {
+    let (mut all, mut page) = (Vec::new(), Page::first(0));
+    loop {
+        page.most = AT_A_TIME.min(most - all.len());
+        let Listed { items, next } = read(&page)?;
+        all.extend(items);
+        match next {
+            None => return Ok((all, false)),
+            Some(_) if all.len() >= most => return Ok((all, true)),
+            next => page.after = next,
+        }
+    }
+}
+
+/// All of a list, page after page.
+///
+/// # Errors
+/// When a page cannot be read.
+pub fn whole<T>(read: impl FnMut(&Page) -> Result<Listed<T>, DatabaseError>) -> Result<Vec<T>, DatabaseError> {
+    up_to(usize::MAX, read).map(|(all, _)| all)
 }
 
 /// Which letters, by why they are there.
@@ -147,23 +230,29 @@ pub enum Asked {
 
 /// What a database does for the commands.
 pub trait Letters {
-    /// Letters, by projection and position.
+    /// A page of the letters, by projection and position.
     ///
     /// # Errors
     /// When the database fails.
-    fn letters(&mut self, selection: &Selection, which: Which) -> Result<Vec<StoredLetter>, DatabaseError>;
+    fn letters(
+        &mut self,
+        selection: &Selection,
+        which: Which,
+        page: &Page,
+    ) -> Result<Listed<StoredLetter>, DatabaseError>;
 
-    /// The parked aggregates, whatever the selection says of a position.
+    /// The letters of the aggregates that these are of, counted; in the order of these, and nothing for one that is not
+    /// parked any more.
     ///
     /// # Errors
     /// When the database fails.
-    fn groups(&mut self, selection: &Selection) -> Result<Vec<Group>, DatabaseError>;
+    fn groups(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Group>>, DatabaseError>;
 
-    /// The requests that wait, in the order in which they were made.
+    /// The last request that waits for each of the aggregates that these are of, in the order of these.
     ///
     /// # Errors
     /// When the database fails.
-    fn waiting(&mut self, selection: &Selection) -> Result<Vec<Waiting>, DatabaseError>;
+    fn waiting(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Waiting>>, DatabaseError>;
 
     /// Asks for a replay; gives the number of the request, or nothing when the aggregate is not parked.
     ///
@@ -189,29 +278,19 @@ pub trait Letters {
     /// When the database fails.
     fn purge(&mut self, selection: &Selection, older_than: Option<u64>) -> Result<u64, DatabaseError>;
 
-    /// The parked aggregates with what they are parked for, whatever the selection says of a position.
+    /// A page of the parked aggregates with what they are parked for, whatever the selection says of a position.
     ///
     /// # Errors
     /// When the database fails.
-    fn parked(&mut self, selection: &Selection) -> Result<Vec<ParkedAggregate>, DatabaseError> {
+    fn parked(&mut self, selection: &Selection, page: &Page) -> Result<Listed<ParkedAggregate>, DatabaseError> {
         let selection = Selection { position: None, ..selection.clone() };
-        let poison = self.letters(&selection, Which::Only(Reason::Poison))?;
-        let mut poison: HashMap<_, _> =
-            poison.into_iter().map(|letter| ((letter.projection.clone(), letter.aggregate.clone()), letter)).collect();
-        let waiting = self.waiting(&selection)?;
-        let mut waiting: HashMap<_, _> = waiting
-            .into_iter()
-            .map(|waiting| ((waiting.projection.clone(), waiting.aggregate.clone()), waiting))
-            .collect();
-        let groups = self.groups(&selection)?;
-        // Between the two reads somebody may have replayed it: then it is not parked any more.
-        Ok(groups
-            .into_iter()
-            .filter_map(|group| {
-                let key = (group.projection.clone(), group.aggregate.clone());
-                Some(ParkedAggregate { poison: poison.remove(&key)?, waiting: waiting.remove(&key), group })
-            })
-            .collect())
+        let Listed { items, next } = self.letters(&selection, Which::Only(Reason::Poison), page)?;
+        let (groups, waiting) = (self.groups(&items)?, self.waiting(&items)?);
+        let parked = items.into_iter().zip(groups).zip(waiting);
+        // Between two reads somebody may have replayed it: then it is not parked any more.
+        let parked =
+            parked.filter_map(|((poison, group), waiting)| Some(ParkedAggregate { group: group?, poison, waiting }));
+        Ok(Listed { items: parked.collect(), next })
     }
 }
 

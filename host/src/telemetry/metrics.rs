@@ -5,8 +5,9 @@
 //! state of the databases (lag, horizon, dead letters) is read when somebody asks: see
 //! [`crate::operations`]. `docs/metrics.md` lists all of them.
 
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -103,6 +104,12 @@ struct Metrics {
     rescales: Family<OfProjection, Counter>,
     /// Connections.
     connections: Family<OfDatabase, Gauge>,
+    /// Workers that wait for one.
+    waiting: Family<OfProjection, Gauge>,
+    /// For how long they have, together.
+    waited: Family<OfProjection, Counter<f64, AtomicU64>>,
+    /// Spans that nobody took.
+    spans_lost: Counter,
 }
 
 /// The metrics of this process.
@@ -136,6 +143,9 @@ impl Metrics {
             reloads: Family::default(),
             rescales: Family::default(),
             connections: Family::default(),
+            waiting: Family::default(),
+            waited: Family::default(),
+            spans_lost: Counter::default(),
         };
         let registry = &mut metrics.registry;
         registry.register("events_applied", "Events applied", metrics.events.clone());
@@ -161,6 +171,10 @@ impl Metrics {
         registry.register("reloads", "Changed components, by whether they were taken", metrics.reloads.clone());
         registry.register("rescales", "Changes of the number of partitions", metrics.rescales.clone());
         registry.register("connections", "Open connections of workers and readers", metrics.connections.clone());
+        registry.register("connection_waiting", "Workers that wait for a connection", metrics.waiting.clone());
+        let help = "Time that workers have waited for a connection, together";
+        registry.register_with_unit("connection_wait", help, Unit::Seconds, metrics.waited.clone());
+        registry.register("spans_lost", "Spans that were not taken where they are sent to", metrics.spans_lost.clone());
         metrics
     }
 }
@@ -204,6 +218,37 @@ impl Drop for OpenConnection {
     fn drop(&mut self) {
         connections("read_model").dec();
     }
+}
+
+/// Counts a worker that waits for a connection for as long as it does.
+#[derive(Debug)]
+pub struct WaitForConnection {
+    /// The projection it works for.
+    of: OfProjection,
+    /// Since when.
+    since: Instant,
+}
+
+impl WaitForConnection {
+    /// It begins to wait.
+    #[must_use]
+    pub fn begin(projection: &str) -> Self {
+        let of = OfProjection { projection: projection.to_owned() };
+        METRICS.waiting.get_or_create(&of).inc();
+        Self { of, since: Instant::now() }
+    }
+}
+
+impl Drop for WaitForConnection {
+    fn drop(&mut self) {
+        METRICS.waiting.get_or_create(&self.of).dec();
+        METRICS.waited.get_or_create(&self.of).inc_by(self.since.elapsed().as_secs_f64());
+    }
+}
+
+/// So many spans were not taken where they are sent to.
+pub fn spans_were_lost(count: usize) {
+    METRICS.spans_lost.inc_by(count as u64);
 }
 
 /// Notes how many connections events are read on.

@@ -62,6 +62,69 @@ fn a_projection_has_workers_and_a_policy_of_its_own(setup: &Setup) {
     assert_eq!(setup.checkpoints("saboteur").len(), 4);
 }
 
+on_both_databases!(a_projection_has_limits_of_its_own);
+fn a_projection_has_limits_of_its_own(setup: &Setup) {
+    let other = format!("[projections.other]\nplugin = {:?}\n", plugin("saboteur"));
+    configure(setup, &format!("max_event_size = \"1MiB\"\n{}{other}", section("max_event_size = \"1KiB\"\n")));
+    setup.insert(&[order("big", json!({"do": "note", "more": "x".repeat(2_000)})), note("small")]);
+    setup.run(["run", "--once"]).success();
+    let letters = setup.dead_letters("saboteur");
+    assert!(
+        letters[0].error.ends_with(" bytes, and a projection is shown 1024 at most (--max-event-size)"),
+        "{letters:?}"
+    );
+    assert_eq!((letters.len(), setup.dead_letters("other").len()), (1, 0));
+    // A rebuild and a replay have them, too.
+    setup.run(["rebuild", "--plugin", &plugin("saboteur")]).success();
+    assert_eq!((setup.dead_letters("saboteur").len(), noted(setup)), (1, 1));
+    let retry = ["dlq", "retry", "--all", "--plugin", &*plugin("saboteur")];
+    assert!(setup.run(retry).exited(1).stderr.contains("(--max-event-size)"));
+    // The same on the command line, which takes the place of what the file says for one.
+    setup.run([&retry[..], &["--for", "saboteur.max_event_size=3KiB"]].concat()).success();
+    assert_eq!((setup.dead_letters("saboteur").len(), noted(setup)), (0, 2));
+    let stranger = [&retry[..], &["--config", "", "--for", "sabotuer.max_rows=3"]].concat();
+    setup.run(stranger).failed(
+        2,
+        "--for is for sabotuer, and no plugin is called that\nhint: say the name of one that is loaded: saboteur",
+    );
+}
+
+#[test]
+fn a_projection_is_trusted_by_keys_of_its_own() {
+    let setup = Setup::new(Kind::Sqlite);
+    setup.run(["plugin", "trust", "keygen", "--out", "ada.key", "--name", "ada"]).success();
+    crate::reload::deploy(&setup, &crate::reload::bytes("counter"));
+    let bought = |more: &str| {
+        let bought = format!("[projections.bought]\nplugin = \"counter.wasm\"\nrequire_signature = true\n{more}");
+        configure(&setup, &format!("{}{bought}", section("")));
+    };
+    bought("");
+    setup.run(["run", "--once"]).failed(
+        2,
+        "bought has require_signature without trusted_keys\n\
+         hint: say whose signatures count: trusted_keys, a file with a line `ed25519 KEY NAME` each",
+    );
+    bought("trusted_keys = \"ada.key.pub\"\n");
+    let unsigned = setup.run(["run", "--once"]);
+    assert!(unsigned.exited(2).error().starts_with("counter.wasm is not signed: "), "{}", unsigned.error());
+    assert!(setup.checkpoints("saboteur").is_empty(), "nothing has run");
+    let check = setup.run(["config", "check"]);
+    assert!(check.exited(2).error().starts_with("counter.wasm is not signed: "), "{}", check.error());
+    setup.run(["plugin", "trust", "sign", "--key", "ada.key", "counter.wasm"]).success();
+    // The other one is not signed, and need not be.
+    setup.run(["run", "--once"]).success();
+    assert_eq!((setup.checkpoints("saboteur").len(), setup.checkpoints("bought").len()), (1, 1));
+    // Also under a name that only the component tells.
+    std::fs::remove_file(setup.folder().join("counter.wasm.sig")).unwrap();
+    let own = ["--for", "counter.require_signature=true", "--for", "counter.trusted_keys=ada.key.pub"];
+    let named = setup.run([&["run", "--once", "--config", "", "--plugin", "counter.wasm"][..], &own].concat());
+    assert!(named.exited(2).error().starts_with("counter.wasm is not signed: "), "{}", named.error());
+    // And one may be let off what is demanded of all.
+    let all = ["--require-signature", "--trusted-keys", "ada.key.pub"];
+    let let_off = ["--plugin", "free=counter.wasm", "--for", "free.require_signature=false"];
+    setup.run([&["run", "--once", "--config", ""][..], &all, &let_off].concat()).success();
+}
+
 on_both_databases!(a_section_says_in_which_replica_set_its_projection_is);
 fn a_section_says_in_which_replica_set_its_projection_is(setup: &Setup) {
     let saboteur = plugin("saboteur");
@@ -122,8 +185,34 @@ fn a_mistake_is_told_with_its_line() {
             "[projections.x]\nfile = \"x.wasm\"",
             2,
             "there is no key file",
-            "there are: plugin, digest, settings, replica_set, only_aggregate_type, redact_payload, grant_read, isolation, max_lag, workers, \
-             batch_size, on_error, max_attempts, poll_interval, priority",
+            "there are: plugin, digest, settings, replica_set, only_aggregate_type, redact_payload, grant_read, isolation, max_lag, \
+             workers, batch_size, on_error, max_attempts, poll_interval, priority, require_signature, trusted_keys, ",
+        ),
+        ("[projections.x]\nmax_memroy = 5", 2, "there is no key max_memroy", "did you mean max_memory?"),
+        (
+            "[projections.x]\n\nmax_memory = \"much\"",
+            3,
+            "invalid value 'x.max_memory=much' for '--for <NAME.KEY=VALUE>': invalid value 'much' for '--max-memory <SIZE>': ",
+            see,
+        ),
+        (
+            "[projections.x]\nmax_stack = \"1MiB\"",
+            2,
+            "invalid value 'x.max_stack=1MiB' for '--for <NAME.KEY=VALUE>': max_stack is for all projections of a process: \
+             --max-stack",
+            see,
+        ),
+        (
+            "[projections.x]\nmax_rows = [1, 2]",
+            2,
+            "projections.x.max_rows is one value, and here it is a list",
+            "say one",
+        ),
+        (
+            "[projections.x]\nrequire_signature = 1",
+            2,
+            "invalid value 'x.require_signature=1' for '--for <NAME.KEY=VALUE>': require_signature is true or false",
+            see,
         ),
         (
             "[projections.x]\nworkers = 0",
@@ -140,7 +229,15 @@ fn a_mistake_is_told_with_its_line() {
     ] {
         configure(&setup, text);
         let output = setup.run(["status"]);
-        output.failed(2, &format!("projectionist.toml, line {line}: {message}\nhint: {hint}"));
+        let error = output.exited(2).error();
+        // What a list goes on with depends on which limits there are.
+        let (told, hinted) = error.rsplit_once("\nhint: ").unwrap_or_else(|| panic!("no hint: {error}"));
+        let is_open = |expected: &str| expected.ends_with(": ") || expected.ends_with(", ");
+        let fits = |told: &str, expected: &str| told == expected || (is_open(expected) && told.starts_with(expected));
+        assert!(
+            fits(told, &format!("projectionist.toml, line {line}: {message}")) && fits(hinted, hint),
+            "{text}: {error}"
+        );
     }
     configure(&setup, "workers = ");
     let output = setup.run(["status"]);
@@ -187,20 +284,20 @@ fn the_configuration_is_checked_without_a_database() {
 
 on_both_databases!(a_hangup_applies_what_can_be_applied);
 fn a_hangup_applies_what_can_be_applied(setup: &Setup) {
-    let served = |lag: &str, log: &str, size: u32| {
+    let served = |lag: &str, log: &str, workers: u32| {
         let top =
-            format!("http = \"127.0.0.1:0\"\nmax_attempts = 1000000\nlog = \"{log}\"\nbatch_size = {size}\n{lag}\n");
+            format!("http = \"127.0.0.1:0\"\nmax_attempts = 1000000\nlog = \"{log}\"\nworkers = {workers}\n{lag}\n");
         configure(setup, &format!("{top}{}", section("")));
     };
-    served("", "info", 100);
+    served("", "info", 1);
     let mut host = setup.start(["run"]);
     setup.insert(&[held_up()]);
     host.wait_for_log("trying an event again");
     wait_until("it is served, and no lag is too long", || host.get("/health").ask().json()["status"] == "healthy");
-    served("max_lag = 60", "projectionist_host=debug", 200);
+    served("max_lag = 60", "projectionist_host=debug", 2);
     host.hang_up();
     wait_until("the lag is too long now", || host.get("/health").ask().json()["status"] == "degraded");
-    host.wait_for_log("take effect at the next start keys=[\"batch_size\"]");
+    host.wait_for_log("take effect at the next start keys=[\"workers\"]");
     // A mistake changes nothing.
     configure(setup, "max_lga = 5");
     host.hang_up();
@@ -211,6 +308,39 @@ fn a_hangup_applies_what_can_be_applied(setup: &Setup) {
     setup.insert(&[note("b")]);
     // Which only debug tells.
     host.wait_for_log("batch committed");
+    host.terminate();
+    host.wait().success();
+}
+
+on_both_databases!(a_hangup_changes_how_workers_work_while_they_do);
+fn a_hangup_changes_how_workers_work_while_they_do(setup: &Setup) {
+    let policy = |all: &str, own: &str| {
+        let other = format!("[projections.other]\nplugin = {:?}\n", plugin("saboteur"));
+        configure(setup, &format!("on_error = \"{all}\"\n{}{other}", section(own)));
+    };
+    policy("park", "");
+    let mut host = setup.start(["run"]);
+    setup.insert(&[order("a", json!({"do": "panic"})), note("a"), note("b")]);
+    wait_until("both have passed them", || noted(setup) == 1 && setup.count("other", "notes") == 1);
+    let parked = |projection: &str| setup.dead_letters(projection).iter().filter(|one| one.reason != "skipped").count();
+    wait_until("both park it", || parked("saboteur") == 2 && parked("other") == 2);
+    policy("park", "on_error = \"skip\"\nbatch_size = 1\nmax_attempts = 1\n");
+    host.hang_up();
+    host.wait_for_log("projections.saboteur.on_error");
+    setup.insert(&[order("c", json!({"do": "panic"})), note("c")]);
+    wait_until("one skips, and the other one parks", || {
+        let skipped = setup.dead_letters("saboteur").iter().filter(|one| one.reason == "skipped").count();
+        skipped == 1 && parked("other") == 4
+    });
+    assert_eq!(parked("saboteur"), 2);
+    // What is waiting for something that may pass is tried no more often.
+    setup.insert(&[order("d", json!({"do": "fail_until", "switch": "on"}))]);
+    wait_until("it is given up at the first attempt", || {
+        setup
+            .dead_letters("saboteur")
+            .iter()
+            .any(|one| one.reason == "skipped" && one.attempts == 1 && one.position == 6)
+    });
     host.terminate();
     host.wait().success();
 }

@@ -296,3 +296,81 @@ fn every_command_explains_itself_with_an_example() {
     }
     assert!(setup.run(["--version"]).success().stdout.starts_with("host 0."));
 }
+
+#[test]
+fn an_option_that_cannot_be_meant_is_told_with_what_it_may_be() {
+    let setup = Setup::new(Kind::Sqlite);
+    let own = plugin("saboteur");
+    let name = "is no name for a projection: it has to be of the form [a-z_][a-z0-9_]{0,47}, because it names a schema and \
+                a file";
+    let loaded = "hint: say NAME=… of one that is loaded: saboteur";
+    for (option, expected) in [
+        (
+            &["--isolation", "guest"][..],
+            "invalid value 'guest' for '--isolation <[NAME=]role|login>': say role or login",
+        ),
+        (
+            &["--isolation", "X=login"],
+            &*format!("invalid value 'X=login' for '--isolation <[NAME=]role|login>': `X` {name}"),
+        ),
+        (
+            &["--isolation", "other=login"],
+            &*format!("--isolation is for other, and no plugin is called that\n{loaded}"),
+        ),
+        (
+            &["--isolation", "login"],
+            "--isolation login for saboteur: SQLite knows no logins\n\
+             hint: leave it out: there a projection has a file of its own; or keep the read models in Postgres (READ_MODEL_URL)",
+        ),
+        (
+            &["--for", "saboteur"],
+            "invalid value 'saboteur' for '--for <NAME.KEY=VALUE>': say NAME.KEY=VALUE, such as user_count.batch_size=500",
+        ),
+        (
+            &["--for", "saboteur.workers=0"],
+            "invalid value 'saboteur.workers=0' for '--for <NAME.KEY=VALUE>': workers is a number from 1 to 65536",
+        ),
+        (
+            &["--for", "other.workers=2"],
+            "--for is for other, and no plugin is called that\nhint: say the name of one that is loaded: saboteur",
+        ),
+        (
+            &["--for", "saboteur.workers=2", "--total-partitions", "4"],
+            "saboteur has workers of its own, and --total-partitions is for all\nhint: say one of the two",
+        ),
+        (&["--connections", "0"], "invalid value '0' for '--connections <N>': say 1 to 1000"),
+        (&["--connections", "many"], "invalid value 'many' for '--connections <N>': say 1 to 1000"),
+        (
+            &["--replica-set", "Main"],
+            &*format!("invalid value 'Main' for '--replica-set <NAME[=PROJECTION,…]>': `Main` {name}"),
+        ),
+        (
+            &["--slots", "4", "--once"],
+            "--slots without --replica-set\n\
+             hint: slots are those of a --replica-set; without one, say how many partitions: --total-partitions",
+        ),
+        (
+            &["--replica-set", "main", "--slots", "1025"],
+            "invalid value '1025' for '--slots <[NAME=]N>': say 1 to 1024 slots",
+        ),
+        (&["--http", "localhost"], "invalid value 'localhost' for '--http <ADDRESS>': invalid socket address syntax"),
+        (&["--http-token-file", "token"], "the following required arguments were not provided:\n  --http <ADDRESS>"),
+        (&["--max-lag", "other=5"], &*format!("--max-lag is for other, and no plugin is called that\n{loaded}")),
+        (
+            &["--stale-after", "1"],
+            "invalid value '1' for '--stale-after <SECONDS>': say 3 to 86400 seconds, or 0 for never",
+        ),
+        (
+            &["--config", "nowhere.toml"],
+            "cannot read nowhere.toml: No such file or directory (os error 2)\n\
+             hint: check the path given to --config (PROJECTIONIST_CONFIG)",
+        ),
+    ] {
+        let output = setup.run([&["run", "--plugin", &own], option].concat());
+        let error = output.exited(2).error();
+        // What clap adds: usage, and where help is.
+        let told = error.split("\n\n").next().unwrap_or_default();
+        assert_eq!(told, expected, "{option:?}");
+    }
+    assert!(setup.checkpoints("saboteur").is_empty(), "nothing has run");
+}

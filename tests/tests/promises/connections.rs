@@ -11,6 +11,7 @@ use std::time::Duration;
 use projectionist_tests::{Cluster, Event, Host, Kind, Setup, on_both_databases, plugin, wait_until};
 use serde_json::json;
 
+use crate::metrics::wait_for_metric;
 use crate::sabotage::{follow, note, noted, notes, order};
 
 /// Three saboteurs of one process.
@@ -108,6 +109,29 @@ fn what_is_set_for_one_projection_holds_in_a_replica_set_too(setup: &Setup) {
         "two has workers of its own, and the replica set main gives each process its share\n\
          hint: leave them out; --slots main=N says how many processes can share it",
     );
+}
+
+#[test]
+fn who_waits_for_a_connection_is_counted() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    let mut host = start_three(&setup, &["--connections", "1", "--http", "127.0.0.1:0"]);
+    wait_until("all three have applied it", || NAMES.iter().all(|name| setup.count(name, "notes") == 1));
+    let mut in_the_way = setup.connect();
+    in_the_way.execute("BEGIN; LOCK TABLE one.notes IN ACCESS EXCLUSIVE MODE");
+    setup.insert(&[note("b")]);
+    let stuck = "SELECT count(*) FROM pg_stat_activity
+                 WHERE datname = current_database() AND application_name = 'projectionist one 0 of 1'
+                   AND wait_event_type = 'Lock'";
+    wait_until("one has the only connection, and waits with it", || setup.connect().value(stuck) == "1");
+    setup.insert(&[note("c")]);
+    let of = ["projection=\"two\""];
+    wait_for_metric(&mut host, "projectionist_connection_waiting", &of, 1.0);
+    in_the_way.execute("COMMIT");
+    wait_until("all three have applied all", || NAMES.iter().all(|name| setup.count(name, "notes") == 3));
+    let free = wait_for_metric(&mut host, "projectionist_connection_waiting", &of, 0.0);
+    let waited = free.metric("projectionist_connection_wait_seconds_total", &of);
+    assert!(waited.is_some_and(|seconds| seconds > 0.0), "{}", free.body);
 }
 
 #[test]

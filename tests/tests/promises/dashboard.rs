@@ -111,6 +111,133 @@ fn a_projection_is_paused_and_resumed(setup: &Setup) {
     assert!(!setup.folder().join("projectionist.nobody.db").exists());
 }
 
+on_both_databases!(dead_letters_are_shown_a_page_at_a_time);
+fn dead_letters_are_shown_a_page_at_a_time(setup: &Setup) {
+    let poisoned: Vec<_> = (0..15).map(|number| order(&format!("a{number:02}"), json!({"do": "panic"}))).collect();
+    setup.insert(&[&poisoned[..], &[note("z")]].concat());
+    let other = format!("other={}", plugin("saboteur"));
+    let mut host = start(setup, &["--plugin", &other]);
+    wait_until("all are parked", || noted(setup) == 1 && setup.count("other", "notes") == 1);
+    // Fifteen of each projection, in the order of their names: a page ends within the second.
+    let letters =
+        |host: &mut Host, query: &str| host.get(&format!("/api/dead-letters{query}")).bearing(TOKEN).ask().json();
+    let first = letters(&mut host, "");
+    assert_eq!(first["parked"].as_array().map(Vec::len), Some(20));
+    assert_eq!(first["next"], json!({"projection": "saboteur", "position": 5}));
+    let second = letters(&mut host, "?after_projection=saboteur&after_position=5");
+    let ids: Vec<_> = second["parked"].as_array().unwrap().iter().map(|one| one["aggregate_id"].clone()).collect();
+    assert_eq!(ids, (5..15).map(|number| json!(format!("a{number:02}"))).collect::<Vec<_>>());
+    assert_eq!(second["next"], json!(null));
+    // On the page, by the keyboard.
+    let mut page = open(&mut host);
+    log_in(&mut page, TOKEN);
+    let shown = "document.querySelectorAll('[data-letter]').length";
+    page.wait_until(&format!("{shown} === 20"));
+    page.evaluate("document.querySelector('[data-key=\"letters on\"]').focus()");
+    page.press("Enter");
+    page.wait_until(&format!("{shown} === 10 && document.getElementById('letters-page').textContent === 'page 2'"));
+    assert_eq!(page.evaluate("document.activeElement.textContent"), "Previous", "there is no next one");
+    page.press("Enter");
+    page.wait_until(&format!("{shown} === 20"));
+    // The command shows as many as it is told to, and says that there are more.
+    let told = setup.run(["dlq", "list", "--limit", "4"]);
+    let told = &told.success().stdout;
+    assert_eq!(told.matches("default/Saboteur/a").count(), 4, "{told}");
+    assert!(told.ends_with(
+        "There are more than these 4: --limit N shows more; --projection, --aggregate-type and others choose\n"
+    ));
+    let all = setup.run(["dlq", "list", "--json"]);
+    assert_eq!(all.success().stdout.matches("\"poison_position\"").count(), 30);
+    let some = setup.run(["dlq", "list", "--json", "--limit", "17"]);
+    assert_eq!(some.success().stdout.matches("\"poison_position\"").count(), 17);
+}
+
+on_both_databases!(a_projection_is_rebuilt_from_the_page_while_it_runs);
+fn a_projection_is_rebuilt_from_the_page_while_it_runs(setup: &Setup) {
+    setup.insert(&[note("a"), note("b")]);
+    let mut host = start(setup, &["--workers", "2", "--max-attempts", "1000000"]);
+    wait_until("it works", || noted(setup) == 2);
+    for (token, code) in [("", 401), ("wrong horse, wrong battery", 401)] {
+        assert_eq!(host.post("/api/projections/saboteur/rebuild", &json!({})).bearing(token).ask().code, code);
+    }
+    let refused = host.post("/api/projections/nobody/rebuild", &json!({})).bearing(TOKEN).ask();
+    assert_eq!(refused.code, 409);
+    assert_eq!(refused.json()["error"], "this process does not run nobody: `host rebuild` builds it");
+    assert_eq!(host.post("/api/projections/saboteur/interrupt", &json!({})).bearing(TOKEN).ask().code, 409);
+    // A row that no event has made is gone after a rebuild.
+    setup.read_model().connect_to("saboteur").execute("INSERT INTO notes VALUES (999, 'by hand', 'by hand')");
+    let mut page = open(&mut host);
+    log_in(&mut page, TOKEN);
+    page.evaluate("window.confirm = () => true");
+    let button = "document.querySelector('[data-key=\"rebuild saboteur\"]')";
+    page.wait_until(&format!("{button}?.disabled === false"));
+    page.evaluate(&format!("{button}.focus()"));
+    page.press("Enter");
+    page.wait_until(
+        "document.querySelector('[data-projection=saboteur]').textContent.includes('saboteur was rebuilt: position 2, 2 events applied')",
+    );
+    assert_eq!(noted(setup), 2, "built afresh");
+    host.wait_for_log("audit: dashboard action=\"rebuild\" projection=\"saboteur\"");
+    setup.insert(&[note("c")]);
+    wait_until("the live ones go on with it", || noted(setup) == 3);
+    // One that does not come to its end: what the live one was given by hand, the new one has not.
+    crate::metrics::switch_on(setup);
+    setup.insert(&[crate::metrics::held_up(), note("d")]);
+    wait_until("the live one has passed it", || noted(setup) == 5);
+    page.evaluate(&format!("{button}.click()"));
+    page.wait_until(&format!("{button}.textContent === 'Interrupt the rebuild'"));
+    wait_until("it has begun", || {
+        let state = host.get("/api/state").bearing(TOKEN).ask().json();
+        state["report"]["projections"][0]["rebuild"]["running"] == true
+    });
+    let again = host.post("/api/projections/saboteur/rebuild", &json!({})).bearing(TOKEN).ask();
+    assert_eq!(again.json()["error"], "saboteur is being rebuilt already, by this process");
+    page.evaluate(&format!("{button}.click()"));
+    page.wait_until(
+        "document.querySelector('[data-projection=saboteur]').textContent.includes('the rebuild of saboteur was interrupted')",
+    );
+    assert_eq!(noted(setup), 5, "the live one is as it was");
+    // It ends with the process, and at once.
+    assert_eq!(host.post("/api/projections/saboteur/rebuild", &json!({})).bearing(TOKEN).ask().code, 202);
+    host.wait_for_log("going on with the rebuild of saboteur");
+    host.terminate();
+    host.wait().success();
+    assert_eq!(noted(setup), 5);
+}
+
+on_both_databases!(replica_sets_are_shown_with_who_is_frozen);
+fn replica_sets_are_shown_with_who_is_frozen(setup: &Setup) {
+    let shared = ["--replica-set", "main", "--slots", "4", "--stale-after", "0"];
+    let mut host = start(setup, &shared);
+    let mut page = open(&mut host);
+    log_in(&mut page, TOKEN);
+    let text = "(document.querySelector('[data-set=main]')?.textContent ?? '')";
+    page.wait_until(&format!("{text}.includes('saboteur: 0–3')"));
+    let second = follow(setup, &shared);
+    let row = format!("(document.querySelector('[data-member*=\"/{}#\"]')?.textContent ?? '')", second.pid());
+    page.wait_until(&format!("{text}.includes('2 members, 4 slots of each projection, generation 2')"));
+    page.wait_until(&format!("{text}.includes('#') && {text}.includes('joined; 2 slots moved')"));
+    page.wait_until(&format!("{row}.includes('works') && {row}.includes('saboteur: ')"));
+    assert!(page.text("[data-set=main]").contains("(this process)"));
+    second.freeze();
+    page.wait_until(&format!("{row}.includes('no sign of life for')"));
+    let told = setup.run(["status"]);
+    assert!(told.success().stdout.contains(", no sign of life for "), "{}", told.stdout);
+    let silent = crate::metrics::wait_for_metric_bearing(
+        &mut host,
+        TOKEN,
+        ("projectionist_replica_set_silent_members", &["replica_set=\"main\""]),
+        1.0,
+    );
+    assert_eq!(silent.metric("projectionist_replica_set_members", &["replica_set=\"main\""]), Some(2.0));
+    second.thaw();
+    page.wait_until(&format!("{row}.includes('works')"));
+    second.kill();
+    page.wait_until(&format!("{text}.includes('1 members') && {text}.includes('ended')"));
+    page.show_as(390, 800, "light");
+    assert_eq!(page.evaluate("document.documentElement.scrollWidth <= innerWidth"), true, "nothing is cut off");
+}
+
 #[test]
 fn an_event_is_given_up() {
     let setup = Setup::new(Kind::Sqlite);

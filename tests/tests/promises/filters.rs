@@ -158,11 +158,13 @@ fn a_reload_sees_no_more_than_the_one_before_it(setup: &Setup) {
 fn a_filter_for_a_projection_that_is_not_there_is_refused() {
     let setup = Setup::new(Kind::Sqlite);
     let saboteur = plugin("saboteur");
-    let error = "a filter is for sabotuer, and no plugin is called that\n\
-                 hint: say NAME=… of one that is loaded: saboteur";
     for filter in [["--redact-payload", "sabotuer=iban"], ["--only-aggregate-type", "sabotuer=Saboteur"]] {
         for command in [&["run", "--once", "--plugin", &saboteur][..], &["rebuild", "--plugin", &saboteur]] {
-            setup.run([command, &filter].concat()).failed(2, error);
+            let error = format!(
+                "{} is for sabotuer, and no plugin is called that\nhint: say NAME=… of one that is loaded: saboteur",
+                filter[0]
+            );
+            setup.run([command, &filter].concat()).failed(2, &error);
         }
     }
     for filter in ["", "a..b", "saboteur=", "Saboteur=iban"] {

@@ -155,7 +155,7 @@ fn a_grant_that_cannot_be_given_is_refused_or_waited_for() {
     let output = run(&setup, &["--grant-read", "evli=sales.prices"]);
     output.failed(
         2,
-        "a filter is for evli, and no plugin is called that\nhint: say NAME=… of one that is loaded: evil, counter",
+        "--grant-read is for evli, and no plugin is called that\nhint: say NAME=… of one that is loaded: evil, counter",
     );
     let error = run(&setup, &["--grant-read", "projectionist.checkpoints"]);
     assert!(error.exited(2).stderr.contains("are not granted"), "{}", error.stderr);

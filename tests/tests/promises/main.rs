@@ -27,6 +27,7 @@ mod grants;
 mod health;
 mod horizon;
 mod horizon_model;
+mod http_bounds;
 mod import_export;
 mod isolation;
 mod limits;

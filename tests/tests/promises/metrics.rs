@@ -26,6 +26,21 @@ pub(crate) fn wait_for_metric(host: &mut Host, name: &str, labels: &[&str], valu
     wait_for(&what, || Some(metrics(host)).filter(|answer| answer.metric(name, labels) == Some(value)))
 }
 
+/// As [`wait_for_metric`], where a token is needed.
+#[track_caller]
+pub(crate) fn wait_for_metric_bearing(
+    host: &mut Host,
+    token: &str,
+    (name, labels): (&str, &[&str]),
+    value: f64,
+) -> Answer {
+    let what = format!("{name} {labels:?} is {value}");
+    wait_for(&what, || {
+        let answer = host.get("/metrics").bearing(token).ask();
+        Some(answer).filter(|answer| answer.metric(name, labels) == Some(value))
+    })
+}
+
 /// An event of the year 2013 that fails transiently until [`switch_on`].
 pub(crate) fn held_up() -> Event {
     order("late", json!({"do": "fail_until", "switch": "on"})).at("2013-01-01T00:00:00.000000Z")
@@ -209,10 +224,13 @@ fn every_metric_is_documented(setup: &Setup) {
         (served.iter().map(plain).collect(), told.iter().map(plain).collect());
     let unheard: Vec<_> = served.symmetric_difference(&told).collect();
     let never_happened = [
+        "projectionist_connection_wait_seconds",
+        "projectionist_connection_waiting",
         "projectionist_events_months_ahead",
         "projectionist_reloads",
         "projectionist_replica_set_generation",
         "projectionist_replica_set_members",
+        "projectionist_replica_set_silent_members",
         "projectionist_replica_set_slots",
         "projectionist_rescales",
     ];

@@ -7,6 +7,7 @@ use clap::Command;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::super::overrides;
 use super::{options, place};
 use crate::plugin::descriptor::check_name;
 
@@ -84,9 +85,6 @@ struct Reading<'file> {
 
 /// The keys of a projection's section that are options with a name in front.
 pub(super) const ADDRESSED: [&str; 5] = ["only_aggregate_type", "redact_payload", "grant_read", "isolation", "max_lag"];
-
-/// Those that `--for` takes.
-const OVERRIDES: [&str; 6] = ["workers", "batch_size", "on_error", "max_attempts", "poll_interval", "priority"];
 
 impl Config {
     /// Reads a file, for the options of this command line.
@@ -190,6 +188,8 @@ impl Reading<'_> {
         check_name(name)
             .map_err(|error| self.wrong(at, format!("[projections.{name}]: {error}"), "see docs/cli.md"))?;
         self.projections.push(name.to_owned());
+        let overrides: Vec<String> = overrides::keys().collect();
+        let is_override = |word: &str| overrides.iter().any(|key| key == word);
         let (mut plugin, mut digest) = (None, None);
         for (key, value) in self.table(name, section)? {
             let (word, place) = (&**key.get_ref(), format!("projections.{name}.{}", key.get_ref()));
@@ -207,12 +207,14 @@ impl Reading<'_> {
                     let settings = self.settings(&place, value)?;
                     self.note(&place, "set", settings.into_iter().map(|setting| format!("{name}.{setting}")).collect());
                 }
-                word if ADDRESSED.contains(&word) || OVERRIDES.contains(&word) => {
-                    let values = self.values(&place, value)?;
-                    let (of, values): (&str, Vec<String>) = if OVERRIDES.contains(&word) {
-                        ("for", values.into_iter().map(|value| format!("{name}.{word}={value}")).collect())
-                    } else {
+                // The engine's, and so everybody's; `--for` has the words for it.
+                word if ADDRESSED.contains(&word) || is_override(word) || word == "max_stack" => {
+                    let (of, values): (&str, Vec<String>) = if ADDRESSED.contains(&word) {
+                        let values = self.values(&place, value)?;
                         (word, values.into_iter().map(|value| format!("{name}={value}")).collect())
+                    } else {
+                        let value = self.one(&place, value)?;
+                        ("for", vec![format!("{name}.{word}={value}")])
                     };
                     let option = options::find(self.command, of);
                     let checked = option.map_or(Ok(()), |option| options::check(&option, &values));
@@ -221,7 +223,7 @@ impl Reading<'_> {
                 }
                 _ => {
                     let own = ["plugin", "digest", "settings", "replica_set"];
-                    let known = own.iter().chain(&ADDRESSED).chain(&OVERRIDES).map(|key| (*key).to_owned());
+                    let known = own.iter().chain(&ADDRESSED).map(|key| (*key).to_owned()).chain(overrides);
                     return Err(self.unknown(key, &known.collect::<Vec<_>>()));
                 }
             }
@@ -251,7 +253,7 @@ impl Reading<'_> {
         let word = key.get_ref().as_ref();
         let near = known.iter().filter(|known| is_near(known, word)).cloned().collect::<Vec<_>>();
         let hint = match &near[..] {
-            [] if known.len() < 20 => format!("there are: {}", known.join(", ")),
+            [] if known.len() < 40 => format!("there are: {}", known.join(", ")),
             [] => "keys are the options that have a variable, with _ for -: see docs/cli.md".to_owned(),
             near => format!("did you mean {}?", near.join(" or ")),
         };

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, CommandFactory as _, FromArgMatches as _, Subcommand};
 
 use super::exit::UsageError;
+use super::run::Job;
 use super::{Cli, Command};
 use crate::http::Served;
 use crate::telemetry::NewFilter;
@@ -117,21 +118,23 @@ impl ConfigCommand {
     }
 }
 
-/// What takes effect when the configuration is read again.
-const APPLIED: [&str; 2] = ["log", "max_lag"];
+/// What takes effect when the configuration is read again, for all projections or for one.
+const APPLIED: [&str; 6] = ["log", "max_lag", "batch_size", "on_error", "max_attempts", "poll_interval"];
 
 /// Reads the configuration again, and applies what can be applied while workers run; gives what was read.
 ///
 /// # Errors
 /// When something in it is wrong. Then nothing is applied.
-pub fn reload(served: Option<&Served>, before: Option<&Config>) -> anyhow::Result<Option<Config>> {
+pub fn reload(served: Option<&Served>, jobs: &[Job], before: Option<&Config>) -> anyhow::Result<Option<Config>> {
     let (cli, config) = parse(&std::env::args_os().collect::<Vec<_>>())?;
     let cli = cli.map_err(|error| anyhow::anyhow!(in_one_line(&error)))?;
     let Command::Run(run) = &cli.command else { return Ok(config) };
     let filter = NewFilter::parse(super::log_filter(&cli.global, &cli.command))?;
+    let changes = run.changes_of(jobs)?;
     if let Some(served) = served {
         served.reload(run.max_lag())?;
     }
+    changes.iter().for_each(|(options, to)| options.change(to));
     filter.apply();
     let changed = match (&config, before) {
         (Some(config), Some(before)) => config.changed_since(before),
@@ -139,7 +142,7 @@ pub fn reload(served: Option<&Served>, before: Option<&Config>) -> anyhow::Resul
     };
     let is_applied = |key: &&str| APPLIED.iter().any(|applied| key.rsplit('.').next() == Some(applied));
     let (applied, later): (Vec<&str>, Vec<&str>) = changed.into_iter().partition(is_applied);
-    tracing::info!(?applied, "SIGHUP: what is logged, max_lag and the token were read again");
+    tracing::info!(?applied, "SIGHUP: the configuration and the token were read again");
     if !later.is_empty() {
         tracing::warn!(keys = ?later, "SIGHUP: these keys were changed, and take effect at the next start");
     }
@@ -147,7 +150,7 @@ pub fn reload(served: Option<&Served>, before: Option<&Config>) -> anyhow::Resul
 }
 
 /// An error of clap's without its help.
-fn in_one_line(error: &clap::Error) -> String {
+pub(super) fn in_one_line(error: &clap::Error) -> String {
     let text = error.to_string();
     let lines = text.lines().take_while(|line| !line.is_empty());
     let line = lines.map(str::trim).collect::<Vec<_>>().join(" ");

@@ -81,7 +81,7 @@ impl Round {
         let stop = Stop::default();
         let started = run::start(
             &context,
-            &[Job { slot, partitions: vec![Partition::new(0, 1)?], options }],
+            &[Job { slot, partitions: vec![Partition::new(0, 1)?], options: options.into() }],
             CONNECTIONS,
             &stop,
         )?;

@@ -15,6 +15,7 @@ use super::selection::Chosen;
 use crate::cli::Context;
 use crate::cli::exit::UsageError;
 use crate::cli::loading::{Loading, PluginArgument, Setting, load, refuse_strangers};
+use crate::cli::overrides;
 use crate::event::Position;
 use crate::partition::{Partition, fnv1a32};
 use crate::plugin::Plugin;
@@ -188,12 +189,13 @@ impl Asking {
         let plugin = load(&loader, plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);
         refuse_strangers(&loader, (&context.events, &context.read_model), own, context.configured())?;
+        overrides::refuse_strangers(self.loading.overrides(), own, context.configured())?;
         Ok(Some(Arc::new(plugin)))
     }
 
-    /// How it replays itself.
-    fn options(&self) -> Options {
-        Options {
+    /// How it replays a projection itself.
+    fn options(&self, projection: &str) -> anyhow::Result<Options> {
+        let usual = Options {
             batch_size: 1,
             poll_interval: LOOK,
             on_error: OnError::Park,
@@ -202,7 +204,9 @@ impl Asking {
             priority: Priority::Normal,
             niceness: 0,
             until: Until::CaughtUp,
-        }
+        };
+        let (_, options) = overrides::apply(self.loading.overrides(), projection, (vec![], usual), false)?;
+        Ok(options)
     }
 }
 
@@ -298,7 +302,7 @@ impl Work<'_> {
     /// Carries out what nobody else does.
     fn carry_out(&self, slots: &[(Slot, Runs)], report: &mut Report) -> anyhow::Result<()> {
         let Some(plugin) = &self.plugin else { return Ok(()) };
-        let (options, stop) = (self.asking.options(), Stop::default());
+        let (options, stop) = (self.asking.options(&plugin.descriptor.name)?, Stop::default());
         for (slot, runs) in slots {
             if *runs == Runs::Yes {
                 continue;

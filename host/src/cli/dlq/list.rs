@@ -1,16 +1,20 @@
 //! `host dlq list`: which aggregates are parked, and which events were skipped.
 
 use clap::Args;
+use clap::builder::RangedU64ValueParser;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
-use super::selection::Chosen;
+use super::selection::{Chosen, parked_of};
 use crate::cli::Context;
 use crate::event::Position;
 use crate::read_model::ReadModel;
 use crate::read_model::dead_letter::{Aggregate, Reason};
-use crate::read_model::dead_letters::{ParkedAggregate, StoredLetter, Waiting, Which};
+use crate::read_model::dead_letters::{ParkedAggregate, StoredLetter, Waiting, Which, up_to};
 use crate::timestamp;
+
+/// How many rows a table has when nothing is said: more than anybody reads.
+const SHORT_ENOUGH: usize = 1_000;
 
 /// How many characters of an error the table shows.
 const SHOWN: usize = 60;
@@ -24,6 +28,9 @@ pub(super) struct List {
     /// As JSON, stable for scripts
     #[arg(long)]
     json: bool,
+    /// How many parked aggregates and skipped events at most [default: 1000, and all with --json]
+    #[arg(long, value_name = "N", value_parser = RangedU64ValueParser::<usize>::new().range(1..=1_000_000_000))]
+    limit: Option<usize>,
     /// Which letters.
     #[command(flatten)]
     chosen: Chosen,
@@ -123,23 +130,28 @@ impl List {
         self.chosen.check_projection(&read_model)?;
         let mut letters = read_model.dead_letters()?;
         let selection = self.chosen.selection();
-        let mut parked = letters.parked(&selection)?;
-        if let Some(position) = selection.position {
-            let at = letters.letters(&selection, Which::All)?;
-            let same = |parked: &ParkedAggregate, letter: &StoredLetter| {
-                parked.group.projection == letter.projection && parked.group.aggregate == letter.aggregate
-            };
-            parked.retain(|parked| {
-                parked.group.first <= position
-                    && at.iter().any(|letter| letter.reason != Reason::Skipped && same(parked, letter))
-            });
-        }
-        let skipped = letters.letters(&selection, Which::Only(Reason::Skipped))?;
+        let most = self.limit.unwrap_or(if self.json { usize::MAX } else { SHORT_ENOUGH });
+        let (parked, more_parked) = match selection.position {
+            None => up_to(most, |page| letters.parked(&selection, page))?,
+            Some(_) => {
+                let (at, more) = up_to(most, |page| letters.letters(&selection, Which::All, page))?;
+                let waits = at.iter().filter(|letter| letter.reason != Reason::Skipped);
+                let parked = waits.map(|letter| parked_of(&mut *letters, letter));
+                (parked.filter_map(Result::transpose).collect::<Result<_, _>>()?, more)
+            }
+        };
+        let (skipped, more_skipped) =
+            up_to(most, |page| letters.letters(&selection, Which::Only(Reason::Skipped), page))?;
         let report = Report {
             parked: parked.into_iter().map(parked_report).collect(),
             skipped: skipped.into_iter().map(skipped_report).collect(),
         };
-        let text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { for_people(&report) };
+        let mut text = if self.json { serde_json::to_string_pretty(&report)? + "\n" } else { for_people(&report) };
+        if !self.json && (more_parked || more_skipped) {
+            text.push_str(&format!(
+                "There are more than these {most}: --limit N shows more; --projection, --aggregate-type and others choose\n"
+            ));
+        }
         crate::cli::print(&text)?;
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::cli::Context;
 use crate::cli::exit::UsageError;
 use crate::read_model::ReadModel;
 use crate::read_model::dead_letter::Reason;
-use crate::read_model::dead_letters::Which;
+use crate::read_model::dead_letters::{Page, Which};
 
 /// `host dlq purge`.
 #[derive(Debug, Args)]
@@ -48,11 +48,16 @@ impl Purge {
         self.chosen.check_projection(&read_model)?;
         let mut letters = read_model.dead_letters()?;
         if self.chosen.is_of_aggregates() {
-            let found = letters.letters(&selection, Which::All)?;
-            if found.is_empty() {
+            let mut first =
+                |which| letters.letters(&selection, which, &Page::first(1)).map(|found| found.items.into_iter().next());
+            if first(Which::All)?.is_none() {
                 return Err(UsageError::new("there is no such dead letter", LOOK).into());
             }
-            if let Some(parked) = found.iter().find(|letter| letter.reason != Reason::Skipped) {
+            let parked = match first(Which::Only(Reason::Poison))? {
+                None => first(Which::Only(Reason::Behind))?,
+                poison => poison,
+            };
+            if let Some(parked) = parked {
                 let message = format!(
                     "event {} of {} is parked, not skipped: without its letter the events behind it would be applied \
                      on top of one that is missing",

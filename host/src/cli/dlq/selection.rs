@@ -5,9 +5,10 @@ use std::str::FromStr;
 use clap::Args;
 
 use crate::cli::exit::UsageError;
+use crate::database::DatabaseError;
 use crate::event::Position;
 use crate::read_model::dead_letter::Aggregate;
-use crate::read_model::dead_letters::{Letters, ParkedAggregate, Selection, StoredLetter, Which};
+use crate::read_model::dead_letters::{Letters, Page, ParkedAggregate, Selection, StoredLetter, Which, whole};
 use crate::read_model::{ReadModel, rebuild};
 use crate::source::Source;
 
@@ -102,13 +103,13 @@ impl Chosen {
     ) -> anyhow::Result<Vec<ParkedAggregate>> {
         let selection = self.selection();
         let Some(position) = selection.position else {
-            let parked = letters.parked(&selection)?;
+            let parked = whole(|page| letters.parked(&selection, page))?;
             if parked.is_empty() {
                 self.refuse_unknown(source)?;
             }
             return Ok(parked);
         };
-        let found = letters.letters(&selection, Which::All)?;
+        let found = whole(|page| letters.letters(&selection, Which::All, page))?;
         if found.is_empty() {
             return Err(UsageError::new(format!("there is no dead letter of event {position}"), LOOK).into());
         }
@@ -117,7 +118,7 @@ impl Chosen {
             if let Some(skipped) = skipped(&letter) {
                 return Err(skipped.into());
             }
-            parked.extend(letters.parked(&Selection::aggregate(&letter.projection, &letter.aggregate))?);
+            parked.extend(parked_of(letters, &letter)?);
         }
         Ok(parked)
     }
@@ -134,6 +135,18 @@ impl Chosen {
         }
         Ok(())
     }
+}
+
+/// The parked aggregate that a letter is of, unless it is not parked any more.
+///
+/// # Errors
+/// When the database fails.
+pub(super) fn parked_of(
+    letters: &mut dyn Letters,
+    letter: &StoredLetter,
+) -> Result<Option<ParkedAggregate>, DatabaseError> {
+    let selection = Selection::aggregate(&letter.projection, &letter.aggregate);
+    Ok(letters.parked(&selection, &Page::first(1))?.items.into_iter().next())
 }
 
 /// Refuses an event that was given up: its aggregate has gone on without it.

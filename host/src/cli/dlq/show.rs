@@ -13,7 +13,7 @@ use crate::cli::exit::UsageError;
 use crate::event::{Event, Position};
 use crate::read_model::ReadModel;
 use crate::read_model::dead_letter::Reason;
-use crate::read_model::dead_letters::{StoredLetter, Which};
+use crate::read_model::dead_letters::{StoredLetter, Which, whole};
 use crate::timestamp;
 
 /// How many events are read at a time.
@@ -112,7 +112,8 @@ impl Show {
         }
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         self.chosen.check_projection(&read_model)?;
-        let letters = read_model.dead_letters()?.letters(&self.chosen.selection(), Which::All)?;
+        let (mut stored, selection) = (read_model.dead_letters()?, self.chosen.selection());
+        let letters = whole(|page| stored.letters(&selection, Which::All, page))?;
         if letters.is_empty() {
             return Err(UsageError::new("there is no such dead letter", LOOK).into());
         }

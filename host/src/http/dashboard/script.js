@@ -7,6 +7,9 @@ const SAMPLES = 120;
 let token = sessionStorage.getItem("token") || "";
 let stream = null;
 let actions = false;
+let pages = [null]; // behind which letter each page of dead letters begins, up to the one that is shown
+let asked = 0; // the last request for a page of them
+let shownLetters = ""; // what it has brought
 
 function make(tag, properties, ...children) {
   const element = document.createElement(tag);
@@ -22,7 +25,10 @@ function make(tag, properties, ...children) {
 function fill(id, ...children) {
   const focused = document.activeElement && document.activeElement.dataset.key;
   $(id).replaceChildren(...children.flat());
-  if (focused) { const again = document.querySelector(`[data-key="${CSS.escape(focused)}"]`); if (again) again.focus(); }
+  if (!focused) return;
+  let again = document.querySelector(`[data-key="${CSS.escape(focused)}"]`);
+  if (again && again.disabled) again = again.parentElement.querySelector("button:enabled");
+  if (again) again.focus();
 }
 const number = (value) => Math.round(value).toLocaleString("en");
 const short = (digest) => (digest || "-").slice(0, 12);
@@ -59,7 +65,48 @@ function note(report) {
   }
 }
 
-function projection(one) {
+// Slots in few words: 0–3, 7.
+function ranges(numbers) {
+  const found = [];
+  for (const number of numbers) {
+    const last = found.at(-1);
+    if (last && last[1] === number - 1) last[1] = number; else found.push([number, number]);
+  }
+  return found.map(([from, to]) => (from === to ? `${from}` : `${from}–${to}`)).join(", ");
+}
+
+function replicaSet(one, owner) {
+  const change = one.last_change;
+  const rows = one.members.map((member) => {
+    const life = !member.running ? "ended" : member.silent ? `no sign of life for ${time(member.silent_seconds)}` : "works";
+    const slots = Object.entries(member.slots);
+    return make("tr", { "data-member": member.name },
+      make("td", {}, member.name, member.name.startsWith(owner + "#") ? make("span", { class: "soft" }, " (this process)") : []),
+      make("td", { class: member.running && !member.silent ? "good" : "bad" }, life),
+      make("td", {}, slots.length ? slots.map(([name, list]) => make("div", {}, `${name}: ${ranges(list)}`)) : "none yet"));
+  });
+  return make("article", { class: "card all", "data-set": one.name },
+    make("header", {}, make("h3", {}, one.name)),
+    make("p", {}, `${one.members.length} members, ${one.slots} slots of each projection, generation ${one.generation}`),
+    change ? make("p", { class: "soft told" }, `${change.reason}; ${change.moved} slots moved, ${change.written_at}`) : [],
+    make("div", { class: "wide" }, make("table", {}, make("thead", {}, make("tr", {}, ["member", "", "slots"].map((text) => make("th", {}, text)))), make("tbody", {}, rows))));
+}
+
+// What this process has to do with rebuilding a projection: a button, and what became of it.
+function rebuilding(one, state) {
+  const seen = state.rebuilds.find((rebuild) => rebuild.projection === one.name);
+  const runs = seen && seen.stage === "running";
+  const path = `/api/projections/${encodeURIComponent(one.name)}`;
+  const button = !state.rebuildable.includes(one.name) ? [] : make("button", { "data-key": `rebuild ${one.name}`, disabled: !actions, onclick: () => {
+    if (runs) act(`${path}/interrupt`);
+    else if (confirm(`Build ${one.name} afresh from the first event on? The live one stays in use until the new one has caught up, and then the two are swapped.`)) act(`${path}/rebuild`);
+  } }, runs ? "Interrupt the rebuild" : "Rebuild");
+  const told = !seen || runs ? [] : make("p", { class: seen.stage === "done" ? "good told" : "bad told" }, `${seen.told} (${seen.at})`);
+  return { button, told };
+}
+
+function projection(one, state) {
+  const rebuild = rebuilding(one, state);
   const kept = history.get(one.name);
   const behind = Math.max(0, ...one.partitions.map((partition) => partition.lag_seconds));
   const action = one.paused ? "resume" : "pause";
@@ -71,12 +118,13 @@ function projection(one) {
     make("td", {}, partition.running ? partition.owner : partition.owner ? `(${partition.owner})` : "nobody yet"),
     make("td", {}, `v${partition.plugin_version} ${short(partition.plugin_digest).slice(0, 8)}`)));
   return make("article", { class: "card", "data-projection": one.name },
-    make("header", {}, make("h3", {}, one.name), button),
+    make("header", {}, make("h3", {}, one.name), make("div", { class: "row" }, button, rebuild.button)),
     one.paused ? make("p", { class: "soft" }, `paused by ${one.paused.by} since ${one.paused.since}`) : [],
     make("div", { class: "charts" },
       chart("lag", "lag", kept.lag, `${number(kept.lag.at(-1))} events, ${time(behind)}`),
       chart("rate", "rate", kept.rate, `${number(kept.rate.at(-1))} events/s`)),
     one.parked_aggregates ? make("p", {}, `${one.parked_aggregates} aggregates parked, ${one.dead_letters} dead letters`) : [],
+    rebuild.told,
     one.rebuild ? make("p", {}, `rebuild at ${number(one.rebuild.position)}, ${one.rebuild.percent} % `, make("progress", { max: 100, value: one.rebuild.percent, "aria-label": "rebuild" })) : [],
     make("div", { class: "wide" }, make("table", {}, make("thead", {}, make("tr", {}, make("th", {}, "partition"), make("th", { class: "number" }, "position"), make("th", { class: "number" }, "lag"), make("th", {}, "owner"), make("th", {}, "plugin"))), make("tbody", {}, rows))));
 }
@@ -106,8 +154,11 @@ function show(state) {
   const horizon = report.horizon;
   $("horizon").textContent = horizon.position >= horizon.last_position ? `${number(horizon.position)}, the last event` : `${number(horizon.position)} of ${number(horizon.last_position)}: the first event above has waited ${time(horizon.age_seconds)}`;
   fill("blockers", horizon.blockers.map((one) => make("li", {}, `${one.pid ? "pid " + one.pid : "prepared"} (${one.application}), open for ${time(one.age_seconds)}: ${one.query}`)));
-  fill("projections", report.projections.length ? report.projections.map(projection) : make("p", { class: "soft" }, "no projection has run yet"));
+  fill("projections", report.projections.length ? report.projections.map((one) => projection(one, state)) : make("p", { class: "soft" }, "no projection has run yet"));
+  $("sets-section").hidden = !report.replica_sets.length;
+  fill("sets", report.replica_sets.map((one) => replicaSet(one, state.owner)));
   const parked = report.projections.some((one) => one.parked_aggregates > 0);
+  if (!parked || !actions) { pages = [null]; shownLetters = ""; asked += 1; }
   if (!parked) fill("letters", make("p", { class: "soft" }, "nothing is parked"));
   else if (!actions) fill("letters", make("p", { class: "soft" }, state.actions ? "the token shows them" : "host dlq list shows them; here a token would (--http-token-file)"));
   else letters();
@@ -116,21 +167,37 @@ function show(state) {
 const authorized = () => (token ? { Authorization: `Bearer ${token}` } : {});
 
 async function letters() {
-  const response = await fetch("/api/dead-letters", { headers: authorized() });
+  const mine = (asked += 1);
+  const after = pages.at(-1);
+  const query = after ? `?after_projection=${encodeURIComponent(after.projection)}&after_position=${after.position}` : "";
+  const response = await fetch(`/api/dead-letters${query}`, { headers: authorized() });
   if (!response.ok) return refused(response);
-  fill("letters", (await response.json()).map((one) => {
-    const key = `${one.projection} ${one.bounded_context}/${one.aggregate_type}/${one.aggregate_id}`;
-    const meant = { projection: one.projection, bounded_context: one.bounded_context, aggregate_type: one.aggregate_type, aggregate_id: one.aggregate_id };
-    return make("article", { class: "card", "data-letter": one.aggregate_id },
-      make("h3", {}, key),
-      make("p", {}, `event ${one.position}, ${one.event_type}; ${one.letters} wait, tried ${one.attempts} times, since ${one.since}`),
-      make("pre", {}, one.error),
-      make("pre", {}, one.payload == null ? "(not in the log any more)" : one.payload),
-      one.asked ? make("p", { class: "soft" }, `asked: ${one.asked}`) : [],
-      make("div", { class: "row" },
-        make("button", { "data-key": `retry ${key}`, onclick: () => act("/api/dead-letters", meant) }, "Retry"),
-        make("button", { "data-key": `skip ${key}`, onclick: () => confirm(`Give up on event ${one.position} for good?`) && act("/api/dead-letters", { ...meant, position: one.position }) }, "Skip")));
-  }));
+  const text = await response.text();
+  // A later request, or nothing new: whoever reads or marks something is left alone.
+  if (mine !== asked || text === shownLetters) return;
+  const { parked, next } = JSON.parse(text);
+  if (!parked.length && pages.length > 1) { pages.pop(); return letters(); }
+  shownLetters = text;
+  const turn = (key, label, enabled, to) => make("button", { "data-key": key, disabled: !enabled, onclick: () => { to(); letters(); } }, label);
+  const paged = pages.length > 1 || next;
+  fill("letters", parked.map(letter), !paged ? [] : make("div", { class: "row all" },
+    turn("letters back", "Previous", pages.length > 1, () => pages.pop()),
+    make("span", { id: "letters-page" }, `page ${pages.length}`),
+    turn("letters on", "Next", next, () => next && pages.push(next))));
+}
+
+function letter(one) {
+  const key = `${one.projection} ${one.bounded_context}/${one.aggregate_type}/${one.aggregate_id}`;
+  const meant = { projection: one.projection, bounded_context: one.bounded_context, aggregate_type: one.aggregate_type, aggregate_id: one.aggregate_id };
+  return make("article", { class: "card", "data-letter": one.aggregate_id },
+    make("h3", {}, key),
+    make("p", {}, `event ${one.position}, ${one.event_type}; ${one.letters} wait, tried ${one.attempts} times, since ${one.since}`),
+    make("pre", {}, one.error),
+    make("pre", {}, one.payload == null ? "(not in the log any more)" : one.payload),
+    one.asked ? make("p", { class: "soft" }, `asked: ${one.asked}`) : [],
+    make("div", { class: "row" },
+      make("button", { "data-key": `retry ${key}`, onclick: () => act("/api/dead-letters", meant) }, "Retry"),
+      make("button", { "data-key": `skip ${key}`, onclick: () => confirm(`Give up on event ${one.position} for good?`) && act("/api/dead-letters", { ...meant, position: one.position }) }, "Skip")));
 }
 
 async function refused(response) {
@@ -152,6 +219,8 @@ async function follow() {
     try {
       const response = await fetch("/api/events", { headers: authorized(), signal: mine.signal });
       if (response.status === 401) { $("login").hidden = false; $("status").textContent = "this needs the token"; if (token) notice("That token is refused."); return; }
+      // As many pages follow this host as it has room for.
+      if (!response.ok) { $("status").textContent = (await response.text()).trim(); $("status").dataset.status = "away"; await new Promise((resolve) => setTimeout(resolve, 5000)); continue; }
       const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
       let text = "";
       for (;;) {

@@ -3,7 +3,7 @@
 use sqlx::PgConnection;
 
 use super::super::dead_letter::{Aggregate, Reason};
-use super::super::dead_letters::{Asked, Group, Letters, Selection, StoredLetter, Waiting, Which};
+use super::super::dead_letters::{Asked, Group, Letters, Listed, Page, Selection, StoredLetter, Waiting, Which};
 use super::super::request::{Action, Answer, Outcome};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
@@ -22,14 +22,21 @@ pub struct PostgresLetters {
 /// error, attempts, digest, time.
 type LetterRow = (String, String, String, String, i64, i64, String, String, String, String, i32, String, i64);
 
-/// A group's row: projection, bounded context, aggregate type and id, first and last position, letters, since when.
-type GroupRow = (String, String, String, String, i64, i64, i64, i64);
+/// A group's row: which of the aggregates, first and last position, letters, since when.
+type GroupRow = (i64, i64, i64, i64, i64);
 
-/// A request's row: id, projection, bounded context, aggregate type and id, action, position, who, when, note.
-type WaitingRow = (i64, String, String, String, String, String, Option<i64>, String, i64, String);
+/// A request's row: which of the aggregates, id, action, position, who, when, note.
+type WaitingRow = (i64, i64, String, Option<i64>, String, i64, String);
 
 /// An answer's row: outcome, events applied, position that failed, message, who.
 type AnswerRow = (Option<String>, i64, Option<i64>, String, Option<String>);
+
+/// Aggregates that are given as lists, numbered from 1.
+const AGGREGATES: &str = "unnest($1::text[], $2::text[], $3::text[], $4::text[]) WITH ORDINALITY
+    AS given (projection, bounded_context, aggregate_type, aggregate_id, number)";
+
+/// One of them.
+const OF: &str = "given.projection, given.bounded_context, given.aggregate_type, given.aggregate_id";
 
 impl PostgresLetters {
     /// Connects.
@@ -44,10 +51,36 @@ impl PostgresLetters {
         })?;
         Ok(Self { database: database.clone(), connection })
     }
+
+    /// Asks something of [`AGGREGATES`].
+    fn of_aggregates<T>(&mut self, sql: &str, of: &[StoredLetter], doing: &'static str) -> Result<Vec<T>, DatabaseError>
+    where
+        T: for<'row> sqlx::FromRow<'row, sqlx::postgres::PgRow> + Send + Unpin,
+    {
+        let texts = |text: fn(&StoredLetter) -> &str| of.iter().map(text).collect::<Vec<_>>();
+        let read = sqlx::query_as::<_, T>(sqlx::AssertSqlSafe(sql.to_owned()))
+            .bind(texts(|letter| &letter.projection))
+            .bind(texts(|letter| &letter.aggregate.bounded_context))
+            .bind(texts(|letter| &letter.aggregate.aggregate_type))
+            .bind(texts(|letter| &letter.aggregate.aggregate_id))
+            .fetch_all(&mut self.connection);
+        self.database.block_on(read).map_err(|error| self.database.error(doing, error))
+    }
+}
+
+/// The letter of a number in [`AGGREGATES`], and where what was found of it goes.
+fn at<'a, T>(of: &'a [StoredLetter], all: &'a mut [T], number: i64) -> Option<(&'a StoredLetter, &'a mut T)> {
+    let index = usize::try_from(number).ok()?.checked_sub(1)?;
+    Some((of.get(index)?, all.get_mut(index)?))
 }
 
 impl Letters for PostgresLetters {
-    fn letters(&mut self, selection: &Selection, which: Which) -> Result<Vec<StoredLetter>, DatabaseError> {
+    fn letters(
+        &mut self,
+        selection: &Selection,
+        which: Which,
+        page: &Page,
+    ) -> Result<Listed<StoredLetter>, DatabaseError> {
         let read = sqlx::query_as::<_, LetterRow>(
             "SELECT projection, bounded_context, aggregate_type, aggregate_id, global_position, aggregate_version,
                  event_id, event_type, reason, error, attempts, plugin_digest,
@@ -56,7 +89,8 @@ impl Letters for PostgresLetters {
              WHERE (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
                AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
                AND ($5::bigint IS NULL OR global_position = $5) AND ($6::text IS NULL OR reason = $6)
-             ORDER BY projection, global_position",
+               AND ($7::text IS NULL OR (projection, global_position) > ($7, $8::bigint))
+             ORDER BY projection, global_position LIMIT $9",
         )
         .bind(&selection.projection)
         .bind(&selection.bounded_context)
@@ -64,50 +98,67 @@ impl Letters for PostgresLetters {
         .bind(&selection.aggregate_id)
         .bind(selection.position.map(Position::to_sql))
         .bind(which.reason())
+        .bind(page.after.as_ref().map(|after| &after.projection))
+        .bind(page.after.as_ref().map(|after| after.position.to_sql()))
+        .bind(page.limit())
         .fetch_all(&mut self.connection);
         let rows = self.database.block_on(read);
         let rows = rows.map_err(|error| self.database.error("reading dead letters", error))?;
-        Ok(rows.into_iter().map(letter).collect())
+        Ok(Listed::of(rows.into_iter().map(letter).collect(), page))
     }
 
-    fn groups(&mut self, selection: &Selection) -> Result<Vec<Group>, DatabaseError> {
-        let read = sqlx::query_as::<_, GroupRow>(
-            "SELECT projection, bounded_context, aggregate_type, aggregate_id, min(global_position),
-                 max(global_position), count(*), (extract(epoch FROM min(created_at)) * 1000000)::bigint
-             FROM projectionist.dead_letters
-             WHERE reason <> 'skipped'
-               AND (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
-               AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
-             GROUP BY 1, 2, 3, 4 ORDER BY 1, 5",
-        )
-        .bind(&selection.projection)
-        .bind(&selection.bounded_context)
-        .bind(&selection.aggregate_type)
-        .bind(&selection.aggregate_id)
-        .fetch_all(&mut self.connection);
-        let rows = self.database.block_on(read);
-        let rows = rows.map_err(|error| self.database.error("reading dead letters", error))?;
-        Ok(rows.into_iter().map(group).collect())
+    fn groups(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Group>>, DatabaseError> {
+        let sql = format!(
+            "SELECT number, first, last, letters, since FROM {AGGREGATES}
+             CROSS JOIN LATERAL (
+                 SELECT min(global_position) AS first, max(global_position) AS last, count(*) AS letters,
+                     (extract(epoch FROM min(created_at)) * 1000000)::bigint AS since
+                 FROM projectionist.dead_letters AS l
+                 WHERE (l.projection, l.bounded_context, l.aggregate_type, l.aggregate_id) = ({OF}) AND l.reason <> 'skipped'
+             ) AS found WHERE letters > 0"
+        );
+        let rows: Vec<GroupRow> = self.of_aggregates(&sql, of, "reading dead letters")?;
+        let mut groups = vec![None; of.len()];
+        for (number, first, last, letters, since) in rows {
+            let Some((letter, group)) = at(of, &mut groups, number) else { continue };
+            *group = Some(Group {
+                projection: letter.projection.clone(),
+                aggregate: letter.aggregate.clone(),
+                first: Position::from_sql(first),
+                last: Position::from_sql(last),
+                letters: letters.unsigned_abs(),
+                since,
+            });
+        }
+        Ok(groups)
     }
 
-    fn waiting(&mut self, selection: &Selection) -> Result<Vec<Waiting>, DatabaseError> {
-        let read = sqlx::query_as::<_, WaitingRow>(
-            "SELECT id, projection, bounded_context, aggregate_type, aggregate_id, action, global_position,
-                 requested_by, (extract(epoch FROM requested_at) * 1000000)::bigint, message
-             FROM projectionist.dead_letter_requests
-             WHERE outcome IS NULL
-               AND (projection = $1 OR $1::text IS NULL AND strpos(projection, '+') = 0) AND ($2::text IS NULL OR bounded_context = $2)
-               AND ($3::text IS NULL OR aggregate_type = $3) AND ($4::text IS NULL OR aggregate_id = $4)
-             ORDER BY id",
-        )
-        .bind(&selection.projection)
-        .bind(&selection.bounded_context)
-        .bind(&selection.aggregate_type)
-        .bind(&selection.aggregate_id)
-        .fetch_all(&mut self.connection);
-        let rows = self.database.block_on(read);
-        let rows = rows.map_err(|error| self.database.error("reading requests", error))?;
-        Ok(rows.into_iter().map(waiting).collect())
+    fn waiting(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Waiting>>, DatabaseError> {
+        let sql = format!(
+            "SELECT number, id, action, global_position, requested_by, requested_at, message FROM {AGGREGATES}
+             CROSS JOIN LATERAL (
+                 SELECT id, action, global_position, requested_by,
+                     (extract(epoch FROM requested_at) * 1000000)::bigint AS requested_at, message
+                 FROM projectionist.dead_letter_requests AS r
+                 WHERE (r.projection, r.bounded_context, r.aggregate_type, r.aggregate_id) = ({OF}) AND r.outcome IS NULL
+                 ORDER BY id DESC LIMIT 1
+             ) AS request"
+        );
+        let rows: Vec<WaitingRow> = self.of_aggregates(&sql, of, "reading requests")?;
+        let mut all = vec![None; of.len()];
+        for (number, id, action, position, by, at_time, note) in rows {
+            let Some((letter, waiting)) = at(of, &mut all, number) else { continue };
+            *waiting = Some(Waiting {
+                id,
+                projection: letter.projection.clone(),
+                aggregate: letter.aggregate.clone(),
+                action: Action::stored(&action, position),
+                by,
+                at: at_time,
+                note,
+            });
+        }
+        Ok(all)
     }
 
     fn ask(
@@ -216,24 +267,4 @@ fn letter(row: LetterRow) -> StoredLetter {
         plugin_digest,
         created_at,
     }
-}
-
-/// A row as a group.
-fn group(row: GroupRow) -> Group {
-    let (projection, bounded_context, aggregate_type, aggregate_id, first, last, letters, since) = row;
-    Group {
-        projection,
-        aggregate: Aggregate { bounded_context, aggregate_type, aggregate_id },
-        first: Position::from_sql(first),
-        last: Position::from_sql(last),
-        letters: letters.unsigned_abs(),
-        since,
-    }
-}
-
-/// A row as a request.
-fn waiting(row: WaitingRow) -> Waiting {
-    let (id, projection, bounded_context, aggregate_type, aggregate_id, action, position, by, at, note) = row;
-    let aggregate = Aggregate { bounded_context, aggregate_type, aggregate_id };
-    Waiting { id, projection, aggregate, action: Action::stored(&action, position), by, at, note }
 }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::session::{Session, Settings};
 use crate::processor::Priority;
-use crate::telemetry::metrics::OpenConnection;
+use crate::telemetry::metrics::{OpenConnection, WaitForConnection};
 
 /// How many sessions a process has for its workers, unless it is told.
 pub const CONNECTIONS: usize = 16;
@@ -79,6 +79,7 @@ impl Pool {
         let mut state = self.state();
         let ticket = (priority, state.next);
         state.next += 1;
+        let mut waits = None;
         loop {
             let is_next = state.waiting.keys().next().is_none_or(|first| *first >= ticket);
             if is_next && let Some(found) = self.find(&mut state, wanted) {
@@ -88,6 +89,7 @@ impl Pool {
             }
             state.waiting.insert(ticket, thread::current());
             drop(state);
+            waits.get_or_insert_with(|| WaitForConnection::begin(&wanted.schema));
             thread::park();
             state = self.state();
         }

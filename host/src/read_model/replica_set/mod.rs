@@ -92,6 +92,8 @@ pub struct Overview {
     pub name: String,
     /// As it stands.
     pub look: Look,
+    /// Of each member that has given a sign of life, how many seconds ago the last one was.
+    pub silent: BTreeMap<String, f64>,
     /// The last change.
     pub last: Option<Generation>,
 }

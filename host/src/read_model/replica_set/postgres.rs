@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{Connection as _, PgConnection};
 
-use super::roster::{Next, Roster, owner_of};
+use super::roster::{Member, Next, Roster, owner_of};
 use super::{Generation, KEPT, Life, Look, Membership, Overview};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres};
@@ -131,9 +131,10 @@ pub(super) fn all(database: &Postgres) -> Result<Vec<Overview>, DatabaseError> {
         for (name, generation, roster, reason, moved, written_by, written_at) in rows {
             let (generation, roster) = (generation.unsigned_abs(), parse(database, &roster)?);
             let lives = lives(&mut connection, &name, &roster, None).await.map_err(failed)?;
+            let silent = silent(&mut connection, &roster).await.map_err(failed)?;
             let (moved, written_at) = (moved.unsigned_abs(), crate::timestamp::format(written_at));
             let last = reason.map(|reason| Generation { generation, reason, moved, written_by, written_at });
-            all.push(Overview { name, look: Look { generation, roster, lives, own_beat: None }, last });
+            all.push(Overview { name, look: Look { generation, roster, lives, own_beat: None }, silent, last });
         }
         connection.close().await.ok();
         Ok(all)
@@ -164,6 +165,23 @@ async fn lives(
         if is_free { Life::Ended } else { Life::Beats(beat.map(i64::unsigned_abs)) }
     };
     Ok(names().map(str::to_owned).zip(lives.into_iter().map(life)).collect())
+}
+
+/// Of each member, how many seconds ago its last sign of life was, by the server's clock.
+async fn silent(connection: &mut PgConnection, roster: &Roster) -> Result<BTreeMap<String, f64>, sqlx::Error> {
+    let owners: Vec<&str> = roster.members.iter().map(Member::owner).collect();
+    let ages: Vec<(String, f64)> = sqlx::query_as(
+        "SELECT owner, extract(epoch FROM clock_timestamp() - beat_at)::float8 FROM projectionist.workers
+         WHERE owner = ANY($1)",
+    )
+    .bind(owners)
+    .fetch_all(connection)
+    .await?;
+    let age = |member: &Member| {
+        let found = ages.iter().find(|(owner, _)| owner == member.owner());
+        found.map(|(_, age)| (member.name.clone(), age.max(0.0)))
+    };
+    Ok(roster.members.iter().filter_map(age).collect())
 }
 
 /// A member's last sign of life.

@@ -1,5 +1,6 @@
 //! Rosters beside SQLite read models, for processes of one machine: a small database a set, and a locked file a member.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
@@ -7,7 +8,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
 
-use super::roster::{Next, Roster};
+use super::roster::{Member, Next, Roster};
 use super::{Generation, KEPT, Life, Look, Membership, Overview};
 use crate::database::DatabaseError;
 use crate::database::sqlite;
@@ -108,7 +109,8 @@ pub(super) fn all(base: &Path) -> Result<Vec<Overview>, DatabaseError> {
             Ok(Generation { generation: look.generation, reason, moved, written_by, written_at })
         });
         let last = last.optional().map_err(failed)?;
-        all.push(Overview { name: set.to_owned(), look, last });
+        let silent = silent(&path, &look.roster);
+        all.push(Overview { name: set.to_owned(), look, silent, last });
     }
     all.sort_by(|one, other| one.name.cmp(&other.name));
     Ok(all)
@@ -179,6 +181,15 @@ fn life(path: &Path, member: &str) -> Life {
     }
     let mut beat = [0; 8];
     Life::Beats(file.read_exact_at(&mut beat, 0).is_ok().then(|| u64::from_le_bytes(beat)))
+}
+
+/// Of each member, how many seconds ago its last sign of life was: when it has written into its file.
+fn silent(path: &Path, roster: &Roster) -> BTreeMap<String, f64> {
+    let age = |member: &Member| {
+        let written = std::fs::metadata(lock_file(path, &member.name)).and_then(|file| file.modified()).ok()?;
+        Some((member.name.clone(), written.elapsed().unwrap_or_default().as_secs_f64()))
+    };
+    roster.members.iter().filter_map(age).collect()
 }
 
 /// Lock files of those who are not on the roster and do not live: nobody else takes them away.

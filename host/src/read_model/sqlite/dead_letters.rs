@@ -6,7 +6,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row, TransactionBehavior, par
 use tokio::runtime::Handle;
 
 use super::super::dead_letter::{Aggregate, Reason};
-use super::super::dead_letters::{Asked, Group, Letters, Selection, StoredLetter, Waiting, Which};
+use super::super::dead_letters::{Asked, Group, Letters, Listed, Page, Selection, StoredLetter, Waiting, Which};
 use super::super::request::{Action, Answer, Outcome};
 use crate::database::DatabaseError;
 use crate::database::schema::{self, Tables};
@@ -70,6 +70,17 @@ impl SqliteLetters {
         Ok(all)
     }
 
+    /// Asks something about the aggregate of each of these letters, in the file it is of.
+    fn of_each<T>(
+        &mut self,
+        of: &[StoredLetter],
+        doing: &'static str,
+        mut read: impl FnMut(&Connection, &StoredLetter) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, DatabaseError> {
+        let one = |letter: &StoredLetter| self.within(&letter.projection, doing, |connection| read(connection, letter));
+        of.iter().map(one).collect()
+    }
+
     /// Does something in the file of a projection.
     fn within<T>(
         &mut self,
@@ -93,8 +104,19 @@ impl SqliteLetters {
 }
 
 impl Letters for SqliteLetters {
-    fn letters(&mut self, selection: &Selection, which: Which) -> Result<Vec<StoredLetter>, DatabaseError> {
-        self.each(selection, "reading dead letters", |connection| {
+    fn letters(
+        &mut self,
+        selection: &Selection,
+        which: Which,
+        page: &Page,
+    ) -> Result<Listed<StoredLetter>, DatabaseError> {
+        let (after, limit) = (page.after.as_ref(), page.limit());
+        let mut left = limit;
+        // The files are in the order of the list.
+        let letters = self.each(selection, "reading dead letters", |connection| {
+            if left == 0 {
+                return Ok(Vec::new());
+            }
             let mut statement = connection.prepare_cached(
                 "SELECT projection, bounded_context, aggregate_type, aggregate_id, global_position, aggregate_version,
                      event_id, event_type, reason, error, attempts, plugin_digest, created_at
@@ -102,7 +124,8 @@ impl Letters for SqliteLetters {
                  WHERE (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
                    AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
                    AND (?5 IS NULL OR global_position = ?5) AND (?6 IS NULL OR reason = ?6)
-                 ORDER BY projection, global_position",
+                   AND (?7 IS NULL OR (projection, global_position) > (?7, ?8))
+                 ORDER BY projection, global_position LIMIT ?9",
             )?;
             let parameters = params![
                 selection.projection,
@@ -111,38 +134,60 @@ impl Letters for SqliteLetters {
                 selection.aggregate_id,
                 selection.position.map(Position::to_sql),
                 which.reason(),
+                after.map(|after| &after.projection),
+                after.map(|after| after.position.to_sql()),
+                left,
             ];
-            statement.query_map(parameters, letter)?.collect()
-        })
+            let found: Vec<StoredLetter> = statement.query_map(parameters, letter)?.collect::<rusqlite::Result<_>>()?;
+            left = left.saturating_sub_unsigned(found.len() as u64);
+            Ok(found)
+        })?;
+        Ok(Listed::of(letters, page))
     }
 
-    fn groups(&mut self, selection: &Selection) -> Result<Vec<Group>, DatabaseError> {
-        self.each(selection, "reading dead letters", |connection| {
+    fn groups(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Group>>, DatabaseError> {
+        self.of_each(of, "reading dead letters", |connection, letter| {
             let mut statement = connection.prepare_cached(
-                "SELECT projection, bounded_context, aggregate_type, aggregate_id, min(global_position),
-                     max(global_position), count(*), min(created_at)
+                "SELECT min(global_position), max(global_position), count(*), min(created_at)
                  FROM _projectionist_dead_letters
-                 WHERE reason <> 'skipped'
-                   AND (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
-                   AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
-                 GROUP BY 1, 2, 3, 4 ORDER BY 1, 5",
+                 WHERE projection = ?1 AND bounded_context = ?2 AND aggregate_type = ?3 AND aggregate_id = ?4
+                   AND reason <> 'skipped' HAVING count(*) > 0",
             )?;
-            statement.query_map(of_aggregates(selection), group)?.collect()
+            let group = statement.query_row(of_aggregate(letter), |row| {
+                Ok(Group {
+                    projection: letter.projection.clone(),
+                    aggregate: letter.aggregate.clone(),
+                    first: Position::from_sql(row.get(0)?),
+                    last: Position::from_sql(row.get(1)?),
+                    letters: row.get::<_, i64>(2)?.unsigned_abs(),
+                    since: time(row, 3)?,
+                })
+            });
+            group.optional()
         })
     }
 
-    fn waiting(&mut self, selection: &Selection) -> Result<Vec<Waiting>, DatabaseError> {
-        self.each(selection, "reading requests", |connection| {
+    fn waiting(&mut self, of: &[StoredLetter]) -> Result<Vec<Option<Waiting>>, DatabaseError> {
+        self.of_each(of, "reading requests", |connection, letter| {
             let mut statement = connection.prepare_cached(
-                "SELECT projection, bounded_context, aggregate_type, aggregate_id, id, action, global_position,
-                     requested_by, requested_at, message
+                "SELECT id, action, global_position, requested_by, requested_at, message
                  FROM _projectionist_dead_letter_requests
-                 WHERE outcome IS NULL
-                   AND (projection = ?1 OR ?1 IS NULL AND instr(projection, '+') = 0) AND (?2 IS NULL OR bounded_context = ?2)
-                   AND (?3 IS NULL OR aggregate_type = ?3) AND (?4 IS NULL OR aggregate_id = ?4)
-                 ORDER BY id",
+                 WHERE projection = ?1 AND bounded_context = ?2 AND aggregate_type = ?3 AND aggregate_id = ?4
+                   AND outcome IS NULL ORDER BY id DESC LIMIT 1",
             )?;
-            statement.query_map(of_aggregates(selection), waiting)?.collect()
+            let waiting = statement.query_row(of_aggregate(letter), |row| {
+                let action: String = row.get(1)?;
+                Ok(Waiting {
+                    id: row.get(0)?,
+                    projection: letter.projection.clone(),
+                    aggregate: letter.aggregate.clone(),
+                    action: Action::stored(&action, row.get(2)?),
+                    by: row.get(3)?,
+                    at: time(row, 4)?,
+                    note: row.get(5)?,
+                })
+            });
+            waiting.optional()
         })
     }
 
@@ -233,9 +278,10 @@ impl Letters for SqliteLetters {
     }
 }
 
-/// The parameters that choose aggregates.
-fn of_aggregates(selection: &Selection) -> [&Option<String>; 4] {
-    [&selection.projection, &selection.bounded_context, &selection.aggregate_type, &selection.aggregate_id]
+/// The parameters that choose the aggregate of a letter.
+fn of_aggregate(letter: &StoredLetter) -> [&str; 4] {
+    let Aggregate { bounded_context, aggregate_type, aggregate_id } = &letter.aggregate;
+    [&letter.projection, bounded_context, aggregate_type, aggregate_id]
 }
 
 /// The aggregate of a row, which stands behind the projection.
@@ -264,31 +310,5 @@ fn letter(row: &Row<'_>) -> rusqlite::Result<StoredLetter> {
         attempts: row.get(10)?,
         plugin_digest: row.get(11)?,
         created_at: time(row, 12)?,
-    })
-}
-
-/// A row as a group.
-fn group(row: &Row<'_>) -> rusqlite::Result<Group> {
-    Ok(Group {
-        projection: row.get(0)?,
-        aggregate: aggregate(row)?,
-        first: Position::from_sql(row.get(4)?),
-        last: Position::from_sql(row.get(5)?),
-        letters: row.get::<_, i64>(6)?.unsigned_abs(),
-        since: time(row, 7)?,
-    })
-}
-
-/// A row as a request.
-fn waiting(row: &Row<'_>) -> rusqlite::Result<Waiting> {
-    let action: String = row.get(5)?;
-    Ok(Waiting {
-        id: row.get(4)?,
-        projection: row.get(0)?,
-        aggregate: aggregate(row)?,
-        action: Action::stored(&action, row.get(6)?),
-        by: row.get(7)?,
-        at: time(row, 8)?,
-        note: row.get(9)?,
     })
 }

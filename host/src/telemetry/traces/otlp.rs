@@ -14,6 +14,7 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
 use super::client::Client;
+use crate::telemetry::metrics;
 
 /// How long the end of a process waits for its last spans to be taken, at most: less where it was told to end soon ([`end_by`]).
 const LAST_SPANS: Duration = Duration::from_secs(5);
@@ -212,6 +213,7 @@ impl opentelemetry_sdk::trace::SpanExporter for Told {
                 *away = None;
             }
             (Err(error), lost) => {
+                metrics::spans_were_lost(spans);
                 if lost.is_none() {
                     let reason = self.client.why_not().unwrap_or_else(|| error.to_string());
                     tracing::warn!(

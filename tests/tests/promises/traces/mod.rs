@@ -179,10 +179,12 @@ fn who_is_away_and_comes_back_is_sent_spans_again(setup: &Setup) {
         ("OTEL_EXPORTER_OTLP_TIMEOUT", "100"),
         ("OTEL_BSP_SCHEDULE_DELAY", "10"),
     ];
-    let mut host = Host::spawn(command(setup, &[], &variables));
+    let mut host = Host::spawn(command(setup, &crate::metrics::HTTP, &variables));
     setup.insert(&[note("a")]);
     wait_until("it is applied", || noted(setup) == 1);
     host.wait_for_log("spans are not taken");
+    let metrics = host.get("/metrics").ask();
+    assert!(metrics.metric("projectionist_spans_lost_total", &[]).is_some_and(|lost| lost >= 1.0), "{}", metrics.body);
     let receiver = Receiver::at(port, Manner::Takes);
     setup.insert(&[note("b")]);
     let batch = wait_for("the next batch is traced", || {
