@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::plan::{self, Aggregate, Fresh};
 use super::{AppendError, Appended, Duplicates, EventStore};
+use crate::database::monthly;
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, Timestamptz, error::is_lost};
 use crate::event::{ExpectedVersion, NewEvent, Position};
@@ -29,18 +30,44 @@ use crate::event::{ExpectedVersion, NewEvent, Position};
 const ATTEMPTS: u32 = 12;
 
 /// Which of these ids are in the log.
-const STORED: &str = "SELECT event_id, global_position FROM events WHERE event_id = ANY($1)";
+macro_rules! stored {
+    ($keys:literal) => {
+        concat!("SELECT event_id, global_position FROM ", $keys, " WHERE event_id = ANY($1)")
+    };
+}
 
 /// Takes the heads of these aggregates in the order of the arrays, making those that are missing.
-const TAKE_HEADS: &str = "\
-    INSERT INTO aggregate_heads AS head (bounded_context, aggregate_type, aggregate_id, aggregate_version) \
-    SELECT k.context, k.kind, k.id, \
-        COALESCE((SELECT max(e.aggregate_version) FROM events AS e WHERE e.bounded_context = k.context \
-            AND e.aggregate_type = k.kind AND e.aggregate_id = k.id), 0) \
-    FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (context, kind, id, place) ORDER BY k.place \
-    ON CONFLICT (bounded_context, aggregate_type, aggregate_id) \
-        DO UPDATE SET aggregate_version = GREATEST(head.aggregate_version, EXCLUDED.aggregate_version) \
-    RETURNING bounded_context, aggregate_type, aggregate_id, aggregate_version";
+macro_rules! take_heads {
+    ($keys:literal) => {
+        concat!(
+            "INSERT INTO aggregate_heads AS head (bounded_context, aggregate_type, aggregate_id, aggregate_version)
+             SELECT k.context, k.kind, k.id,
+                 COALESCE((SELECT max(e.aggregate_version) FROM ",
+            $keys,
+            " AS e WHERE e.bounded_context = k.context AND e.aggregate_type = k.kind AND e.aggregate_id = k.id), 0)
+             FROM UNNEST($1::text[], $2::text[], $3::text[]) WITH ORDINALITY AS k (context, kind, id, place) ORDER BY k.place
+             ON CONFLICT (bounded_context, aggregate_type, aggregate_id)
+                 DO UPDATE SET aggregate_version = GREATEST(head.aggregate_version, EXCLUDED.aggregate_version)
+             RETURNING bounded_context, aggregate_type, aggregate_id, aggregate_version"
+        )
+    };
+}
+
+/// Where the keys of events are looked up.
+#[derive(Clone, Copy, Debug)]
+struct Keys {
+    /// See [`stored!`].
+    stored: &'static str,
+    /// See [`take_heads!`].
+    take_heads: &'static str,
+}
+
+/// In the events table.
+const OF_EVENTS: Keys = Keys { stored: stored!("events"), take_heads: take_heads!("events") };
+
+/// In the keys of events that lie in months ([`monthly`]): those of months that were dropped are there, too.
+const OF_ALL_MONTHS: Keys =
+    Keys { stored: stored!("projectionist.event_keys"), take_heads: take_heads!("projectionist.event_keys") };
 
 /// Moves the heads ($14…$17) and inserts the events in the order of the arrays.
 const INSERT: &str = "\
@@ -61,7 +88,16 @@ pub struct PostgresStore {
     /// Which database.
     database: Postgres,
     /// Open, unless the last append lost it.
-    connection: Option<PgConnection>,
+    session: Option<Session>,
+}
+
+/// A connection, and where the keys of events are looked up on it.
+#[derive(Debug)]
+struct Session {
+    /// The connection.
+    connection: PgConnection,
+    /// Where.
+    keys: Keys,
 }
 
 /// Why one attempt did not store anything.
@@ -84,14 +120,14 @@ impl PostgresStore {
     /// # Errors
     /// When the server does not let us in, or was not migrated.
     pub fn open(database: Postgres) -> Result<Self, DatabaseError> {
-        let connection = database.block_on(connect(&database))?;
-        Ok(Self { database, connection: Some(connection) })
+        let session = database.block_on(connect(&database))?;
+        Ok(Self { database, session: Some(session) })
     }
 
     /// One attempt, on an open connection.
     async fn attempt(
         database: &Postgres,
-        connection: &mut PgConnection,
+        Session { connection, keys }: &mut Session,
         events: &[NewEvent],
         expected: ExpectedVersion,
         duplicates: Duplicates,
@@ -102,13 +138,14 @@ impl PostgresStore {
             .begin_with("BEGIN ISOLATION LEVEL READ COMMITTED")
             .await
             .map_err(sort("beginning a transaction"))?;
-        let stored = stored(&mut transaction, events).await.map_err(sort("looking for event ids"))?;
+        let stored = stored(&mut transaction, *keys, events).await.map_err(sort("looking for event ids"))?;
         let fresh = plan::fresh(events, expected, duplicates, &stored)?;
         if fresh.events.is_empty() {
             transaction.rollback().await.map_err(sort("ending a transaction"))?;
             return Ok(fresh.appended([]));
         }
-        let mut heads = take_heads(&mut transaction, &fresh).await.map_err(sort("taking the aggregates' heads"))?;
+        let mut heads =
+            take_heads(&mut transaction, *keys, &fresh).await.map_err(sort("taking the aggregates' heads"))?;
         let versions = fresh.number(expected, &mut heads)?;
         let positions = insert(&mut transaction, &fresh, &versions, &heads).await.map_err(sort("inserting events"))?;
         if positions.len() != versions.len() {
@@ -135,26 +172,26 @@ impl PostgresStore {
         let mut attempts = 0;
         loop {
             // Taken out, so that a connection in an unknown state is dropped and not used again.
-            let mut connection = match self.connection.take() {
-                Some(connection) => connection,
+            let mut session = match self.session.take() {
+                Some(session) => session,
                 None => connect(&self.database).await?,
             };
-            let result = Self::attempt(&self.database, &mut connection, events, expected, duplicates).await;
+            let result = Self::attempt(&self.database, &mut session, events, expected, duplicates).await;
             attempts += 1;
             let met = match result {
                 Ok(appended) => {
-                    self.connection = Some(connection);
+                    self.session = Some(session);
                     return Ok(appended);
                 }
                 Err(Failure::Final(error)) => {
                     if !error.is_lost_connection() {
-                        self.connection = Some(connection);
+                        self.session = Some(session);
                     }
                     return Err(error);
                 }
                 Err(Failure::Met(error)) => error,
             };
-            self.connection = Some(connection);
+            self.session = Some(session);
             if attempts == ATTEMPTS {
                 let (database, reason) = (self.database.name().to_owned(), met.to_string());
                 return Err(AppendError::Contended { database, attempts, reason });
@@ -179,7 +216,7 @@ impl EventStore for PostgresStore {
 }
 
 /// Opens a connection for appending.
-async fn connect(database: &Postgres) -> Result<PgConnection, DatabaseError> {
+async fn connect(database: &Postgres) -> Result<Session, DatabaseError> {
     let mut connection = database.connect("projectionist append").await?;
     schema::check_postgres(database, &mut connection, Tables::Events).await?;
     let heads: bool = sqlx::query_scalar("SELECT to_regclass('aggregate_heads') IS NOT NULL")
@@ -195,7 +232,12 @@ async fn connect(database: &Postgres) -> Result<PgConnection, DatabaseError> {
         .execute(&mut connection)
         .await
         .map_err(|error| database.error("preparing a connection", error))?;
-    Ok(connection)
+    let in_months: bool = sqlx::query_scalar(monthly::SEES_KEYS)
+        .fetch_one(&mut connection)
+        .await
+        .map_err(|error| database.error("looking for the keys of events", error))?;
+    let keys = if in_months { OF_ALL_MONTHS } else { OF_EVENTS };
+    Ok(Session { connection, keys })
 }
 
 /// Whether an error means that another writer was there: a unique index, a deadlock, a serialization failure.
@@ -208,20 +250,25 @@ fn sort(database: &Postgres, doing: &'static str, error: sqlx::Error) -> Failure
 }
 
 /// Which of the events are in the log, and where.
-async fn stored(connection: &mut PgConnection, events: &[NewEvent]) -> sqlx::Result<HashMap<Uuid, Position>> {
+async fn stored(
+    connection: &mut PgConnection,
+    keys: Keys,
+    events: &[NewEvent],
+) -> sqlx::Result<HashMap<Uuid, Position>> {
     let ids: Vec<Uuid> = events.iter().map(|event| event.event_id).collect();
-    let rows: Vec<(Uuid, i64)> = sqlx::query_as(STORED).bind(ids).fetch_all(connection).await?;
+    let rows: Vec<(Uuid, i64)> = sqlx::query_as(keys.stored).bind(ids).fetch_all(connection).await?;
     Ok(rows.into_iter().map(|(id, position)| (id, Position::from_sql(position))).collect())
 }
 
 /// Locks the aggregates of these events, and says at which version each is.
 async fn take_heads<'a>(
     connection: &mut PgConnection,
+    keys: Keys,
     fresh: &Fresh<'a>,
 ) -> sqlx::Result<BTreeMap<Aggregate<'a>, u64>> {
     let aggregates = fresh.aggregates();
     let column = |of: fn(&Aggregate<'a>) -> &'a str| aggregates.iter().map(of).collect::<Vec<_>>();
-    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(TAKE_HEADS)
+    let rows: Vec<(String, String, String, i64)> = sqlx::query_as(keys.take_heads)
         .bind(column(|aggregate| aggregate.context))
         .bind(column(|aggregate| aggregate.kind))
         .bind(column(|aggregate| aggregate.id))

@@ -143,7 +143,7 @@ fn project(context: &Context, slot: Arc<PluginSlot>, events: u64) -> anyhow::Res
         until: Until::CaughtUp,
     };
     let stop = Stop::default();
-    run::stop_on_signals(context, &stop);
+    run::stop_on_signals(context, &stop, None);
     let started = run::start(context, &[Job { slot, partitions, options }], CONNECTIONS, &stop)?;
     let bar = if std::io::stderr().is_terminal() { ProgressBar::new(events) } else { ProgressBar::hidden() };
     bar.set_style(ProgressStyle::with_template("  {bar:40.cyan/blue} {pos}/{len} events  {per_sec}")?);

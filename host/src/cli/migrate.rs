@@ -4,6 +4,8 @@
 use clap::{Args, ValueEnum};
 
 use super::Context;
+use super::exit::UsageError;
+use crate::database::monthly::{self, Wanted};
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseUrl, Postgres, notify};
 
@@ -11,13 +13,25 @@ use crate::database::{DatabaseUrl, Postgres, notify};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  \
     host migrate --database-url postgres://localhost/shop\n  \
-    host migrate --database-url postgres://localhost/shop --notify off\n\n\
+    host migrate --database-url postgres://localhost/shop --notify off\n  \
+    host migrate --database-url postgres://localhost/shop --partition-events monthly\n\n\
     Safe to repeat. An events table that is there already, as pupsourcing makes it, is kept as it is.")]
 pub struct Migrate {
     /// Whether a commit that stores events wakes the hosts (Postgres: a statement-level trigger). Off, they poll;
     /// writers that use PREPARE TRANSACTION need it off, because Postgres refuses that after a NOTIFY
     #[arg(long, env = "NOTIFY", value_enum, default_value_t = Notify::On)]
     notify: Notify,
+    /// Lay the events out in a partition for each month (Postgres), so that old months can be dropped. Said once; from then on
+    /// each `host migrate` makes the partitions of the coming three months
+    #[arg(long, env = "PARTITION_EVENTS", value_enum, value_name = "HOW")]
+    partition_events: Option<PartitionEvents>,
+}
+
+/// How events are partitioned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum PartitionEvents {
+    /// By the month in which they were created, UTC.
+    Monthly,
 }
 
 /// Whether commits of events wake the hosts.
@@ -36,10 +50,17 @@ impl Migrate {
     /// When a database cannot be reached or a migration fails.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let runtime = context.runtime.handle();
+        if let (Some(PartitionEvents::Monthly), DatabaseUrl::Sqlite(path)) = (self.partition_events, &context.events) {
+            let message =
+                format!("--partition-events monthly is for Postgres, and the events are in {}", path.display());
+            return Err(UsageError::new(message, "leave it out: a file has no partitions to drop").into());
+        }
         match &context.events {
             DatabaseUrl::Postgres(options) => {
                 let database = Postgres::new(options, runtime.clone());
                 runtime.block_on(schema::migrate_postgres(&database, Tables::Events))?;
+                let wanted = self.partition_events.map_or(Wanted::AsItIs, |_| Wanted::Monthly);
+                runtime.block_on(monthly::keep(&database, wanted))?;
                 runtime.block_on(notify::switch(&database, self.notify == Notify::On))?;
             }
             DatabaseUrl::Sqlite(path) => schema::migrate_sqlite(path, Tables::Events, runtime)?,

@@ -4,6 +4,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::exit::UsageError;
+use super::replica_set::Shared;
 use crate::partition::Partition;
 use crate::plugin::descriptor::check_name;
 use crate::processor::{OnError, Options, Priority};
@@ -76,6 +77,19 @@ pub fn refuse_strangers(
             Err(UsageError::new(message, format!("say the name of one that is loaded: {}", projections.join(", "))))
         }
     }
+}
+
+/// In a replica set it is the roster that says how many workers a process has.
+///
+/// # Errors
+/// When somebody else has said it.
+pub fn refuse_workers(overrides: &[Override], shared: &[Shared]) -> Result<(), UsageError> {
+    let mut workers = overrides.iter().filter(|one| matches!(one.what, What::Workers(_)));
+    let Some(Override { projection, .. }) = workers.next() else { return Ok(()) };
+    let set = shared.iter().find(|set| set.projections.contains(projection)).map_or("", |set| &set.set);
+    let message =
+        format!("{projection} has workers of its own, and the replica set {set} gives each process its share");
+    Err(UsageError::new(message, format!("leave them out; --slots {set}=N says how many processes can share it")))
 }
 
 /// How the workers of a projection work, and on which partitions; where nothing is said of it, as all do.

@@ -111,7 +111,7 @@ impl RebuildCommand {
     /// When there is nothing to rebuild, somebody else does it, or it does not come to its end.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let stop = Stop::default();
-        run::stop_on_signals(context, &stop);
+        run::stop_on_signals(context, &stop, Some(Duration::from_secs(self.shutdown_timeout)));
         let loader = self.loading.loader()?;
         let plugin = load(&loader, &self.plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);

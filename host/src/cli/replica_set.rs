@@ -78,28 +78,48 @@ pub struct Shared {
 }
 
 impl ReplicaOptions {
-    /// Which set shares which of these projections; empty where no replica set is asked for.
+    /// The sets that are asked for, each once: those that name projections may stand there several times, as the sections of a
+    /// configuration say them. Projections that are configured and do not run here are left out, and sets with no others.
+    fn sets(&self, projections: &[String], configured: &[String]) -> Vec<SetArgument> {
+        let mut sets: Vec<SetArgument> = Vec::new();
+        for SetArgument { name, projections: named } in &self.sets {
+            let is_here = |one: &&String| projections.contains(one) || !configured.contains(one);
+            let here: Vec<String> = named.iter().filter(is_here).cloned().collect();
+            if here.is_empty() && !named.is_empty() {
+                continue;
+            }
+            let same = sets.iter_mut().find(|set| set.name == *name && !set.projections.is_empty() && !here.is_empty());
+            match same {
+                Some(same) => same.projections.extend(here),
+                None => sets.push(SetArgument { name: name.clone(), projections: here }),
+            }
+        }
+        sets
+    }
+
+    /// Which set shares which of these projections; empty where no replica set is asked for. Others may be configured that do
+    /// not run here.
     ///
     /// # Errors
     /// When a projection is in none or in two, or a name is of nothing.
-    pub fn shared(&self, projections: &[String]) -> Result<Vec<Shared>, UsageError> {
+    pub fn shared(&self, projections: &[String], configured: &[String]) -> Result<Vec<Shared>, UsageError> {
         let mut left: Vec<String> = projections.to_vec();
         let mut shared: Vec<Shared> = Vec::new();
-        for SetArgument { name, projections } in &self.sets {
-            if shared.iter().any(|other| other.set == *name) {
+        for SetArgument { name, projections } in self.sets(projections, configured) {
+            if shared.iter().any(|other| other.set == name) {
                 let hint = "name all of its projections at once: --replica-set NAME=ONE,OTHER";
                 return Err(UsageError::new(format!("the replica set {name} is there twice"), hint));
             }
-            for projection in projections {
+            for projection in &projections {
                 let Some(at) = left.iter().position(|other| other == projection) else {
                     let message = format!("the replica set {name} has no projection {projection} to share");
                     return Err(UsageError::new(message, "name one that a --plugin runs, and in one set only"));
                 };
                 left.remove(at);
             }
-            let slots = |slots: &&SlotsArgument| slots.set.as_ref().is_none_or(|set| set == name);
+            let slots = |slots: &&SlotsArgument| slots.set.as_ref().is_none_or(|set| *set == name);
             let slots = self.slots.iter().rfind(slots).map(|slots| slots.slots);
-            shared.push(Shared { set: name.clone(), slots, projections: projections.clone() });
+            shared.push(Shared { set: name, slots, projections });
         }
         let known = |set: &String| shared.iter().any(|other| other.set == *set);
         if let Some(set) = self.slots.iter().filter_map(|slots| slots.set.as_ref()).find(|set| !known(set)) {
@@ -138,7 +158,7 @@ mod tests {
             sets: sets.iter().map(|set| set.parse().unwrap()).collect(),
             slots: slots.iter().map(|slots| slots.parse().unwrap()).collect(),
         };
-        options.shared(&["p".to_owned(), "q".to_owned()]).map_err(|error| error.to_string())
+        options.shared(&["p".to_owned(), "q".to_owned()], &["away".to_owned()]).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -152,6 +172,9 @@ mod tests {
         assert_eq!(shared(&["main"], &["4"]).unwrap(), [of("main", Some(4), &["p", "q"])]);
         let two = shared(&["main", "big=q"], &["4", "big=32"]).unwrap();
         assert_eq!(two, [of("main", Some(4), &["p"]), of("big", Some(32), &["q"])]);
+        // As the sections of a configuration say it, of which one does not run here.
+        let sections = shared(&["main=p", "other=away", "main=away", "main=q"], &[]).unwrap();
+        assert_eq!(sections, [of("main", None, &["p", "q"])]);
     }
 
     #[test]

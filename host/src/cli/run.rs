@@ -1,7 +1,7 @@
 //! `host run`: runs projections until it is told to stop, or (`--once`) until they have caught up.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -30,6 +30,7 @@ use crate::read_model::heartbeat::Heartbeat;
 use crate::read_model::{CONNECTIONS, ReadModel};
 use crate::source::{self, Feed, Source};
 use crate::telemetry::metrics::Meter;
+use crate::telemetry::traces::otlp;
 
 /// `host run`.
 #[derive(Debug, Args)]
@@ -197,14 +198,14 @@ impl Run {
     /// When the configuration does not work, or a worker did not end well.
     pub fn run(&self, context: &Context) -> anyhow::Result<()> {
         let stop = Stop::default();
-        stop_on_signals(context, &stop);
+        let patience = Duration::from_secs(self.shutdown_timeout);
+        stop_on_signals(context, &stop, Some(patience));
         let hangups = hangups(context);
         let http = self.http.bind()?;
         let (loader, watched) = self.load()?;
         let jobs = self.jobs(&loader, &watched, (&context.events, &context.read_model), context.configured())?;
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
-        let shared = self.replicas.shared(&names)?;
-        let patience = Duration::from_secs(self.shutdown_timeout);
+        let shared = self.replicas.shared(&names, context.configured())?;
         let outcomes = if shared.is_empty() {
             let started = start(context, &jobs, self.connections, &stop)?;
             let crew = Crew::of(started.progress.clone());
@@ -212,17 +213,13 @@ impl Run {
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            if !self.overrides.is_empty() {
-                let hint = "workers of a replica set all work alike: leave it out, or run the projection by itself";
-                return Err(UsageError::new("--for with a replica set", hint).into());
-            }
+            overrides::refuse_workers(&self.overrides, &shared)?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
             serve(context, (http, hangups), &ground.source, &ground.read_model, crew.clone())?;
-            let slots: Vec<_> = jobs.iter().map(|job| Arc::clone(&job.slot)).collect();
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
-            let options = self.loop_options.options(self.until());
-            share(&ground, &slots, shared, (options, &crew), &stop, patience)?
+            let stale_after = self.loop_options.options(self.until()).stale_after;
+            share(&ground, &jobs, shared, (stale_after, &crew), &stop, patience)?
         };
         Ended::result(Ended::of(outcomes))
     }
@@ -440,22 +437,22 @@ impl Drop for StopAll {
 /// and whoever watches over it starts it again.
 fn share(
     ground: &Ground,
-    slots: &[Arc<PluginSlot>],
+    jobs: &[Job],
     shared: Vec<Shared>,
-    (options, crew): (Options, &Crew),
+    (stale_after, crew): (Option<Duration>, &Crew),
     stop: &Stop,
     patience: Duration,
 ) -> anyhow::Result<Vec<Outcome>> {
     let parts = shared.into_iter().map(|Shared { set, slots: number, projections }| {
-        let of_set = |slot: &&Arc<PluginSlot>| projections.contains(&slot.get().descriptor.name);
+        let of_set = |job: &&Job| projections.contains(&job.slot.get().descriptor.name);
         let replica = Replica {
             set: set.clone(),
             slots: number,
-            plugins: slots.iter().filter(of_set).map(Arc::clone).collect(),
+            plugins: jobs.iter().filter(of_set).map(|job| (Arc::clone(&job.slot), job.options)).collect(),
             feed: ground.feed.clone(),
             read_model: ground.read_model.clone(),
             owner: ground.owner.clone(),
-            options,
+            stale_after,
             crew: crew.clone(),
             stop: stop.clone(),
         };
@@ -477,8 +474,9 @@ pub fn owner() -> String {
     format!("{}/{}", rustix::system::uname().nodename().to_string_lossy(), std::process::id())
 }
 
-/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself.
-pub fn stop_on_signals(context: &Context, stop: &Stop) {
+/// Ends the workers at SIGTERM and Ctrl-C. From when this returns on, neither of them ends the process by itself. Then spans that
+/// wait to be sent have what `patience` leaves, of which the workers have the first part.
+pub fn stop_on_signals(context: &Context, stop: &Stop, patience: Option<Duration>) {
     let stop = stop.clone();
     // Signals are listened for here and now: on a busy machine the runtime may come to it when a batch has long begun.
     let _in_the_runtime = context.runtime.enter();
@@ -491,6 +489,9 @@ pub fn stop_on_signals(context: &Context, stop: &Stop) {
         tokio::select! {
             _ = terminate.recv() => tracing::info!("SIGTERM: finishing the batch"),
             _ = interrupt.recv() => tracing::info!("interrupted: finishing the batch"),
+        }
+        if let Some(patience) = patience {
+            otlp::end_by(Instant::now() + patience);
         }
         stop.request();
     });

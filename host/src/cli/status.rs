@@ -240,7 +240,7 @@ mod tests {
             age_seconds: 61.0,
             blockers: vec![blocker],
         };
-        let text = for_people(&Report { horizon, projections: vec![], replica_sets: vec![] });
+        let text = for_people(&Report { horizon, months_ahead: None, projections: vec![], replica_sets: vec![] });
         assert!(text.contains("horizon 4 of 9"), "{text}");
         assert!(text.contains("pid 7 (billing), open for 1.0 min: INSERT INTO events"), "{text}");
     }

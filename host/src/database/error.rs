@@ -67,6 +67,16 @@ pub enum DatabaseError {
         /// The version this host knows.
         wanted: i64,
     },
+    /// Its tables lack something that came between others that are there.
+    #[error("the {tables} tables of {database} lack what these migrations bring: {missing}")]
+    Incomplete {
+        /// Which database.
+        database: String,
+        /// `events` or `read model`.
+        tables: &'static str,
+        /// The versions of the migrations.
+        missing: String,
+    },
     /// Its tables were changed by a later host, to what this one cannot work with.
     #[error(
         "the {tables} tables of {database} were changed by a newer host, so that this one cannot work with them: it knows them \
@@ -131,6 +141,22 @@ pub enum DatabaseError {
         database: String,
         /// By whom.
         by: String,
+    },
+    /// The events table cannot be laid out by month as it is.
+    #[error("the events table of {database} cannot be partitioned by month: {obstacles}")]
+    CannotPartition {
+        /// Which database.
+        database: String,
+        /// What is in the way, a line each.
+        obstacles: String,
+    },
+    /// Somebody told the command to end.
+    #[error("{database}: {doing} was interrupted")]
+    Interrupted {
+        /// Which database.
+        database: String,
+        /// What the host was doing.
+        doing: &'static str,
     },
     /// A statement of the host's own failed on Postgres.
     #[error("{database}: {doing} failed: {source}")]
@@ -207,7 +233,9 @@ impl DatabaseError {
                 Some("check user and password in the URL (DATABASE_URL, READ_MODEL_URL), or PGPASSWORD")
             }
             Self::NoSuchDatabase { .. } => Some("create it (createdb), then run `host migrate`; or correct the URL"),
-            Self::Unmigrated { .. } | Self::Outdated { .. } => Some("run `host migrate` with the same database URLs"),
+            Self::Unmigrated { .. } | Self::Outdated { .. } | Self::Incomplete { .. } => {
+                Some("run `host migrate` with the same database URLs")
+            }
             Self::Newer { .. } => {
                 Some("use the newer host; tables that it has only added to would do for this one, too")
             }
@@ -217,6 +245,10 @@ impl DatabaseError {
             Self::EventsInUse { .. } => {
                 Some("nothing was changed, and writers were not kept waiting; run it again when that has ended")
             }
+            Self::CannotPartition { .. } => {
+                Some("nothing was changed; do what stands there, and run it again: docs/operations.md, Events by month")
+            }
+            Self::Interrupted { .. } => Some("events are stored as before; run it again, and it goes on from there"),
             Self::RoleRefused(_) => Some(
                 "run these statements once, as an administrator; or give the host's login CREATEROLE, and the ownership of \
                  what it made before, and it does that itself for each projection",
@@ -239,6 +271,8 @@ impl DatabaseError {
             | Self::NoSuchDatabase { .. }
             | Self::Unmigrated { .. }
             | Self::Outdated { .. }
+            | Self::Incomplete { .. }
+            | Self::CannotPartition { .. }
             | Self::Newer { .. }
             | Self::RoleRefused(_)
             | Self::LoginOfRoleRefused(_)
@@ -249,6 +283,7 @@ impl DatabaseError {
             | Self::Migration { .. }
             | Self::File { .. }
             | Self::EventsInUse { .. }
+            | Self::Interrupted { .. }
             | Self::Postgres { .. }
             | Self::Sqlite { .. } => false,
         }

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{Migrate as _, MigrateError, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode};
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::runtime::Handle;
@@ -107,19 +107,38 @@ fn beside_newer(mut migrator: Migrator) -> Migrator {
     migrator
 }
 
-/// What the migrator's books say: the newest version, and the newest that older hosts cannot work with.
-fn newest(bookkeeping: &str) -> String {
-    format!(
-        "SELECT max(version), max(version) FILTER (WHERE description LIKE 'breaking %') FROM {bookkeeping} WHERE success"
-    )
+/// What the migrator's books say: which migrations have run, and which of them older hosts cannot work with.
+fn books(bookkeeping: &str) -> String {
+    format!("SELECT version, description LIKE 'breaking %' FROM {bookkeeping} WHERE success ORDER BY version")
 }
 
-/// What was found in the books.
-type Found = (Option<i64>, Option<i64>);
+/// What was found in the books: a migration's version, and whether it is a breaking one.
+type Found = Vec<(i64, bool)>;
 
-/// The last version in a migrator.
-fn last_version(migrator: &Migrator) -> i64 {
-    migrator.iter().map(|migration| migration.version).max().unwrap_or(0)
+/// For how long one `host migrate` waits for another. A migration of large tables takes minutes.
+const TURN: Duration = Duration::from_secs(600);
+
+/// Waits until no other `host migrate` is at work in this database; none is until the connection ends. The lock is that of the
+/// migrator, which takes it once more when it runs.
+///
+/// # Errors
+/// When the database fails, or another is at work for ten minutes.
+pub(super) async fn take_turn(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
+    let failed = |error| database.error("waiting for another `host migrate`", error);
+    let patience = sqlx::AssertSqlSafe(format!("SET lock_timeout = {}", TURN.as_millis()));
+    sqlx::raw_sql(patience).execute(&mut *connection).await.map_err(failed)?;
+    let mut turn = connection.lock();
+    let locked = match tokio::time::timeout(Duration::from_secs(1), &mut turn).await {
+        Ok(locked) => locked,
+        Err(_) => {
+            tracing::info!("another `host migrate` is at work in this database: waiting until it has ended");
+            turn.await
+        }
+    };
+    locked.map_err(|error| match error {
+        MigrateError::Execute(error) => failed(error),
+        other => failed(sqlx::Error::Migrate(Box::new(other))),
+    })
 }
 
 /// Brings one set of tables up on Postgres.
@@ -128,6 +147,7 @@ fn last_version(migrator: &Migrator) -> i64 {
 /// When the server cannot be reached, or was migrated by a newer host to what this one cannot work with, or a migration fails.
 pub async fn migrate_postgres(database: &Postgres, tables: Tables) -> Result<(), DatabaseError> {
     let mut connection = database.connect("projectionist migrate").await?;
+    take_turn(database, &mut connection).await?;
     // Unmigrated or outdated is what this is for; a newer host's tables are not ours to touch.
     if let Err(newer @ DatabaseError::Newer { .. }) = check_postgres(database, &mut connection, tables).await {
         return Err(newer);
@@ -159,13 +179,13 @@ pub async fn check_postgres(
             .await
             .map_err(failed)?;
         if known {
-            let newest = sqlx::AssertSqlSafe(newest(tables.bookkeeping()));
-            sqlx::query_as(newest).fetch_one(&mut *connection).await.map_err(failed)?
+            let books = sqlx::AssertSqlSafe(books(tables.bookkeeping()));
+            sqlx::query_as(books).fetch_all(&mut *connection).await.map_err(failed)?
         } else {
-            (None, None)
+            Found::new()
         }
     };
-    if found.0.is_none() && tables == Tables::Events {
+    if found.is_empty() && tables == Tables::Events {
         let foreign: bool = sqlx::query_scalar("SELECT to_regclass('events') IS NOT NULL")
             .fetch_one(&mut *connection)
             .await
@@ -174,7 +194,7 @@ pub async fn check_postgres(
             return Ok(());
         }
     }
-    judge(database.name(), tables, found, last_version(tables.postgres()))
+    judge(database.name(), tables, &found, tables.postgres())
 }
 
 /// Brings one set of tables up in an SQLite file, making the file when it is missing.
@@ -256,28 +276,36 @@ pub fn check_sqlite(path: &Path, connection: &rusqlite::Connection, tables: Tabl
     let known = super::sqlite::has_table(connection, SQLITE_BOOKKEEPING).map_err(failed)?;
     let found: Found = if known {
         let read = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?));
-        connection.query_row(&newest(SQLITE_BOOKKEEPING), [], read).map_err(failed)?
+        let read_all = || -> rusqlite::Result<Found> {
+            connection.prepare(&books(SQLITE_BOOKKEEPING))?.query_map([], read)?.collect()
+        };
+        read_all().map_err(failed)?
     } else {
-        (None, None)
+        Found::new()
     };
-    if found.0.is_none()
-        && tables == Tables::Events
-        && super::sqlite::has_table(connection, "events").map_err(failed)?
-    {
+    if found.is_empty() && tables == Tables::Events && super::sqlite::has_table(connection, "events").map_err(failed)? {
         return Ok(());
     }
-    judge(&path.display().to_string(), tables, found, last_version(tables.sqlite()))
+    judge(&path.display().to_string(), tables, &found, tables.sqlite())
 }
 
-/// What the versions found there mean.
-fn judge(database: &str, tables: Tables, (found, breaking): Found, known: i64) -> Result<(), DatabaseError> {
+/// What the migrations found there mean.
+fn judge(database: &str, tables: Tables, found: &[(i64, bool)], migrator: &Migrator) -> Result<(), DatabaseError> {
     let (database, tables) = (database.to_owned(), tables.name());
-    match found {
-        None => Err(DatabaseError::Unmigrated { database, tables }),
-        Some(found) if found < known => Err(DatabaseError::Outdated { database, tables, found, wanted: known }),
-        Some(_) => match breaking.filter(|breaking| *breaking > known) {
-            Some(found) => Err(DatabaseError::Newer { database, tables, found, known }),
-            None => Ok(()),
-        },
+    let known: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
+    let (wanted, last) = (known.iter().max().copied().unwrap_or(0), found.iter().map(|(version, _)| *version).max());
+    let Some(last) = last else { return Err(DatabaseError::Unmigrated { database, tables }) };
+    if last < wanted {
+        return Err(DatabaseError::Outdated { database, tables, found: last, wanted });
     }
+    if let Some((found, _)) = found.iter().rfind(|(version, breaking)| *breaking && *version > wanted) {
+        return Err(DatabaseError::Newer { database, tables, found: *found, known: wanted });
+    }
+    // One that was added with a lower number, by a release that branched off before, is not told by the last one.
+    let is_there = |wanted: &i64| found.iter().any(|(version, _)| version == wanted);
+    let missing: Vec<String> = known.iter().filter(|known| !is_there(known)).map(ToString::to_string).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(DatabaseError::Incomplete { database, tables, missing: missing.join(", ") })
 }

@@ -52,7 +52,9 @@ pub fn open(
             schema::check_sqlite(path, &connection, tables)?;
         }
         // An embedded database is the host's own: an older host's is brought up without a question.
-        Err(DatabaseError::Outdated { .. }) => schema::migrate_sqlite(path, tables, runtime)?,
+        Err(DatabaseError::Outdated { .. } | DatabaseError::Incomplete { .. }) => {
+            schema::migrate_sqlite(path, tables, runtime)?
+        }
         checked => checked?,
     }
     let pragmas = match durability {

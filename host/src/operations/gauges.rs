@@ -91,6 +91,11 @@ fn of_report(registry: &mut Registry, observer: &Observer, report: &Report) {
     registry.register("horizon_position", "How far events may be read", position);
     registry.register("last_position", "The last event that is visible", last);
     registry.register_with_unit("horizon_age", "Age of the first event above the horizon", Unit::Seconds, age);
+    if let Some(months) = report.months_ahead {
+        let ahead = Gauge::<i64>::default();
+        ahead.set(months.into());
+        registry.register("events_months_ahead", "Months behind the current one that have a partition", ahead);
+    }
     let ours = observer.workers();
     let (parked, letters, paused) = (Family::default(), Family::default(), Family::default());
     let (lag, behind) = (Family::<Of, Gauge>::default(), Family::<Of, Real>::default());

@@ -31,7 +31,7 @@ pub enum Status {
 pub struct Reason {
     /// How bad that is.
     pub status: Status,
-    /// What it is, for scripts: `parked`, `paused`, `lag`, `horizon`, `worker`, `database`.
+    /// What it is, for scripts: `parked`, `paused`, `lag`, `horizon`, `months`, `worker`, `database`.
     pub kind: &'static str,
     /// Of which projection.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -117,6 +117,15 @@ fn of_report(report: &Report, max_lag: &MaxLag, is_ours: impl Fn(&str) -> bool, 
             projection: None,
             partition: None,
             message: format!("events above {position} have waited {age:.0} s for writers: {}", by.join("; ")),
+        });
+    }
+    if report.months_ahead == Some(0) {
+        reasons.push(Reason {
+            status: Status::Degraded,
+            kind: "months",
+            projection: None,
+            partition: None,
+            message: "events of the next month have no partition: `host migrate` makes it".to_owned(),
         });
     }
     for projection in report.projections.iter().filter(|projection| is_ours(&projection.name)) {

@@ -39,6 +39,8 @@ pub enum Counting {
 pub struct Report {
     /// How far events may be read.
     pub horizon: HorizonReport,
+    /// How many months behind the current one have a partition of the events table; null where events do not lie in months.
+    pub months_ahead: Option<u32>,
     /// The projections, by name.
     pub projections: Vec<ProjectionReport>,
     /// The replica sets, by name.
@@ -183,7 +185,8 @@ pub fn report(source: &dyn Source, read_model: &ReadModel, counting: Counting) -
         projection(&mut backlogs, overview, begun, horizon.last_position)
     });
     let replica_sets = replica_sets.into_iter().map(replica_set).collect();
-    Ok(Report { projections: projections.collect::<Result<_, DatabaseError>>()?, horizon, replica_sets })
+    let projections = projections.collect::<Result<_, DatabaseError>>()?;
+    Ok(Report { horizon, months_ahead: source.months_ahead()?, projections, replica_sets })
 }
 
 /// One replica set.

@@ -56,8 +56,8 @@ pub struct Guest {
     pub(super) log: Arc<Mutex<LogRate>>,
     /// Which event it works on.
     pub(super) position: Position,
-    /// When the running call began.
-    pub(super) began: Instant,
+    /// When the running call began; nothing until it has taken long.
+    pub(super) began: Option<Instant>,
     /// How much of it was spent in the database.
     pub(super) waited: Duration,
 }

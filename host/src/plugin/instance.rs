@@ -263,7 +263,7 @@ impl Instance {
     fn begin(&mut self, position: Position) {
         let guest = self.store.data_mut();
         guest.position = position;
-        guest.began = Instant::now();
+        guest.began = None;
         guest.waited = Duration::ZERO;
         if let Some(work) = &guest.work {
             // What was waited for before this call is not its own.
@@ -316,7 +316,7 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
         limits,
         log: Arc::clone(&plugin.log),
         position: Position::START,
-        began: Instant::now(),
+        began: None,
         waited: Duration::ZERO,
     };
     let mut store = Store::new(plugin.pre.engine(), guest);
@@ -331,7 +331,11 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
             None => Duration::ZERO,
         };
         guest.waited += waited;
-        let own = guest.began.elapsed().saturating_sub(guest.waited);
+        // This comes when the epoch has moved by what a call may take, and a tick more: so long ago it began. To look at the
+        // clock then costs nothing; to do it when each call begins would.
+        let (now, limit) = (Instant::now(), guest.limits.call);
+        let began = *guest.began.get_or_insert_with(|| now.checked_sub(limit).unwrap_or(now));
+        let own = (now - began).saturating_sub(guest.waited);
         match guest.limits.call.checked_sub(own) {
             Some(left) if !left.is_zero() => Ok(UpdateDeadline::Continue(ticks(left))),
             _ => Err(Overrun.into()),

@@ -20,9 +20,6 @@ use crate::telemetry::traces::batch::Interval;
 /// moves its checkpoint, and hears that it should stop.
 const STRETCHES: usize = 32;
 
-/// How many bytes of events one batch has at most, about: it is what stays in memory until its commit.
-const BYTES: usize = 16 << 20;
-
 /// An event in its stretch.
 #[derive(Clone, Debug)]
 pub struct Taken {
@@ -124,20 +121,25 @@ impl Reader {
 
     /// What the next batch holds, where it ends, and whether more is behind.
     fn cut(&mut self, size: usize) -> Result<(Vec<Taken>, Position, bool), DatabaseError> {
-        let (mut events, mut bytes) = (Vec::new(), 0);
+        // A batch keeps whole stretches until its commit, whoever's the other events in them are.
+        let (mut events, mut bytes, most) = (Vec::new(), 0, self.feed.share());
         let mut through = self.read;
         for _ in 0..STRETCHES {
             let Some(current) = self.current()? else {
                 return Ok((events, self.read, false));
             };
             let Taken { stretch, mut at } = current;
+            if !events.is_empty() && bytes + stretch.bytes > most {
+                self.current = Some(Taken { stretch, at });
+                return Ok((events, through, true));
+            }
+            let taken = events.len();
             while let Some(event) = stretch.events.get(at) {
-                if events.len() >= size || bytes >= BYTES {
+                if events.len() >= size {
                     self.current = Some(Taken { stretch, at });
                     return Ok((events, through, true));
                 }
                 if event.position() > self.read && self.takes(event) {
-                    bytes += event.size();
                     events.push(Taken { stretch: Arc::clone(&stretch), at });
                 }
                 through = event.position().max(through);
@@ -145,6 +147,9 @@ impl Reader {
             }
             through = stretch.through;
             self.read = through;
+            if events.len() > taken {
+                bytes += stretch.bytes;
+            }
             // What is there is applied at once; whether there is more is looked for afterwards.
             if !events.is_empty() && stretch.is_last {
                 break;

@@ -44,16 +44,16 @@ pub struct Replica {
     pub set: String,
     /// How many slots its projections are to have; as many as they have without.
     pub slots: Option<u32>,
-    /// The projections.
-    pub plugins: Vec<Arc<PluginSlot>>,
+    /// The projections, and how the workers of each work.
+    pub plugins: Vec<(Arc<PluginSlot>, Options)>,
     /// Where events come from.
     pub feed: Feed,
     /// Where writes go, and the roster is.
     pub read_model: ReadModel,
     /// What this process calls itself in its claims.
     pub owner: String,
-    /// How its workers work.
-    pub options: Options,
+    /// After how long without a sign of life a member is taken out.
+    pub stale_after: Option<Duration>,
     /// Where its workers are seen.
     pub crew: Crew,
     /// When to end.
@@ -126,7 +126,7 @@ impl Replica {
     pub fn run(self, patience: Duration) -> Vec<Outcome> {
         let span = tracing::info_span!("replica_set", name = self.set);
         let _entered = span.enter();
-        let projections = self.plugins.iter().map(|plugin| plugin.get().descriptor.name.clone()).collect();
+        let projections = self.plugins.iter().map(|(plugin, _)| plugin.get().descriptor.name.clone()).collect();
         // Another process of this machine may have had this one's number, and its place may still be there.
         let member = Member { name: format!("{}#{:06x}", self.owner, rand::random::<u32>() >> 8), projections };
         let (sender, ended) = channel();
@@ -249,7 +249,7 @@ impl Part {
                         self.frozen.remove(owner_of(name));
                     }
                     still.insert(name.clone(), Still { beat: *beat, since });
-                    if beat.is_some() && self.replica.options.stale_after.is_some_and(|after| since >= after) {
+                    if beat.is_some() && self.replica.stale_after.is_some_and(|after| since >= after) {
                         changes.push(Change::Frozen(name.clone()));
                     }
                 }
@@ -257,7 +257,7 @@ impl Part {
         }
         // Who was taken out by another process is as frozen as who is taken out by this one.
         for (name, last) in &self.still {
-            let was_frozen = last.since * 2 >= self.replica.options.stale_after.unwrap_or(Duration::MAX);
+            let was_frozen = last.since * 2 >= self.replica.stale_after.unwrap_or(Duration::MAX);
             let is_taken_out = !look.roster.has(name) || changes.contains(&Change::Frozen(name.clone()));
             if is_taken_out && was_frozen {
                 self.frozen.add(owner_of(name), last.beat);
@@ -301,7 +301,8 @@ impl Part {
         }
         let missing: Vec<Place> = mine.into_iter().filter(|place| !self.running.contains_key(place)).collect();
         let workers = missing.into_iter().filter_map(|place| {
-            let plugin = self.replica.plugins.iter().find(|plugin| plugin.get().descriptor.name == place.0)?;
+            let of_place = |of: &&(Arc<PluginSlot>, Options)| of.0.get().descriptor.name == place.0;
+            let (plugin, options) = self.replica.plugins.iter().find(of_place)?;
             let (stop, meter) = (Stop::default(), Meter::new(&place.0, place.1));
             let progress = Arc::new(Progress::new(&place.0, place.1, meter.clone()));
             let worker = Worker {
@@ -310,7 +311,7 @@ impl Part {
                 feed: self.replica.feed.clone(),
                 read_model: self.replica.read_model.clone(),
                 owner: self.replica.owner.clone(),
-                options: self.replica.options,
+                options: *options,
                 frozen: self.frozen.clone(),
                 stop: stop.clone(),
                 progress: Arc::clone(&progress),

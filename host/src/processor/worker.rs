@@ -210,6 +210,13 @@ impl Worker {
             let (until, totals) = (claim.lineage.until().get(), claim.lineage.totals());
             tracing::info!(until, ?totals, "leaving out what was done before the number of partitions was changed");
         }
+        if let Some(last) = self.feed.source().taken_away(claim.position)? {
+            tracing::warn!(
+                position = claim.position.get(),
+                last = last.get(),
+                "events after this position, up to the last one, are not there any more: they went with their months, and will not be applied"
+            );
+        }
         self.progress.reached(claim.position);
         self.meter.claimed();
         let plugin = self.plugin.get();

@@ -197,7 +197,9 @@ fn in_files(base: &Path, runtime: &Handle) -> Result<Vec<Overview>, DatabaseErro
         };
         match schema::check_sqlite(&file.path, &connection, Tables::ReadModel) {
             Ok(()) => {}
-            Err(DatabaseError::Outdated { .. }) => schema::migrate_sqlite(&file.path, Tables::ReadModel, runtime)?,
+            Err(DatabaseError::Outdated { .. } | DatabaseError::Incomplete { .. }) => {
+                schema::migrate_sqlite(&file.path, Tables::ReadModel, runtime)?
+            }
             // A file of that name that is no read model of ours, or one that is being made just now.
             Err(_) => continue,
         }

@@ -37,6 +37,12 @@ use super::{Filter, Source};
 use crate::database::DatabaseError;
 use crate::event::Position;
 
+/// How many bytes of events all workers of a process together may hold for what they have begun and not committed, about.
+const HELD: usize = 48 << 20;
+
+/// How many of them one worker may hold.
+const MOST_HELD: usize = 16 << 20;
+
 /// What tells readers apart.
 type ReaderId = u64;
 
@@ -124,6 +130,12 @@ impl Subscription {
             self.filter = Arc::new(filter);
             self.own = None;
         }
+    }
+
+    /// How many bytes of events a batch may hold, about: the fewer workers share the process's memory, the more.
+    #[must_use]
+    pub fn share(&self) -> usize {
+        (HELD / self.feed.wishes().len().max(1)).min(MOST_HELD)
     }
 
     /// Does not read for now (it stands by, or its database is gone): nobody has to wait for it.

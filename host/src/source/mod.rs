@@ -79,6 +79,23 @@ pub trait Source: Send + Sync {
     /// When the database fails.
     fn blockers(&self) -> Result<Vec<Blocker>, DatabaseError>;
 
+    /// The last event behind `after` that was stored and is not there any more, where events lie in months and it went with one
+    /// ([`crate::database::monthly`]): a projection whose checkpoint is `after` will never see it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn taken_away(&self, _after: Position) -> Result<Option<Position>, DatabaseError> {
+        Ok(None)
+    }
+
+    /// How many months behind the current one have a partition of the events table; nothing where they do not lie in months.
+    ///
+    /// # Errors
+    /// When the database fails.
+    fn months_ahead(&self) -> Result<Option<u32>, DatabaseError> {
+        Ok(None)
+    }
+
     /// How many connections it has open to read with.
     fn connections(&self) -> usize;
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::horizon::{Look, Tracker};
 use super::wake::{Bell, Seen};
 use super::{Backlog, Blocker, Page, PageLimit, Source, Wanted};
+use crate::database::monthly;
 use crate::database::schema::{self, Tables};
 use crate::database::{DatabaseError, Postgres, Timestamptz};
 use crate::event::{Event, Position};
@@ -378,6 +379,22 @@ impl Source for PostgresSource {
             .into_iter()
             .map(|(pid, age, application, query)| Blocker { pid, age_seconds: age.unwrap_or(0.0), application, query })
             .collect())
+    }
+
+    fn taken_away(&self, after: Position) -> Result<Option<Position>, DatabaseError> {
+        let doing = "looking for events that are not there any more";
+        if !self.ask(doing, sqlx::query_scalar(monthly::SEES_KEYS).fetch_one(&self.pool))? {
+            return Ok(None);
+        }
+        let last = sqlx::query_scalar(monthly::TAKEN_AWAY).bind(after.to_sql());
+        let last: Option<i64> = self.ask(doing, last.fetch_one(&self.pool))?;
+        Ok(last.map(Position::from_sql))
+    }
+
+    fn months_ahead(&self) -> Result<Option<u32>, DatabaseError> {
+        let query = sqlx::query_scalar(monthly::MONTHS_AHEAD).fetch_one(&self.pool);
+        let ahead: Option<i32> = self.ask("looking for the months of events", query)?;
+        Ok(ahead.map(i32::unsigned_abs))
     }
 
     fn connections(&self) -> usize {

@@ -62,6 +62,35 @@ fn a_projection_has_workers_and_a_policy_of_its_own(setup: &Setup) {
     assert_eq!(setup.checkpoints("saboteur").len(), 4);
 }
 
+on_both_databases!(a_section_says_in_which_replica_set_its_projection_is);
+fn a_section_says_in_which_replica_set_its_projection_is(setup: &Setup) {
+    let saboteur = plugin("saboteur");
+    let of = |name: &str, more: &str| format!("[projections.{name}]\nplugin = {saboteur:?}\n{more}\n");
+    let sections =
+        [of("a", "replica_set = \"main\""), of("b", "replica_set = \"main\""), of("c", "replica_set = \"other\"")];
+    configure(setup, &sections.concat());
+    setup.insert(&[note("x")]);
+    let host = setup.start(["run"]);
+    wait_until("all three have applied it", || ["a", "b", "c"].iter().all(|name| setup.count(name, "notes") == 1));
+    let status: serde_json::Value = serde_json::from_str(&setup.run(["status", "--json"]).stdout).expect("JSON");
+    let slots =
+        |set: usize| status["replica_sets"][set]["members"][0]["slots"].as_object().map(|slots| slots.keys().collect());
+    let (main, other): (Option<Vec<_>>, Option<Vec<_>>) = (slots(0), slots(1));
+    assert_eq!(main.expect("a set"), ["a", "b"]);
+    assert_eq!(other.expect("a set"), ["c"]);
+    host.terminate();
+    host.wait().success();
+    // What does not run here is in no set of this process.
+    let host = setup.start(["run", "--plugin", &format!("c={saboteur}")]);
+    setup.insert(&[note("x")]);
+    wait_until("it has applied it", || setup.count("c", "notes") == 2);
+    host.terminate();
+    host.wait().success();
+    configure(setup, &of("a", "replica_set = \"Main=b\""));
+    let mistake = setup.run(["run"]);
+    assert!(mistake.exited(2).error().starts_with("projectionist.toml, line 3: "), "{}", mistake.error());
+}
+
 on_both_databases!(a_rebuild_has_the_filters_of_the_run);
 fn a_rebuild_has_the_filters_of_the_run(setup: &Setup) {
     let stranger = "[projections.elsewhere]\nredact_payload = [\"x\"]\n";
@@ -93,7 +122,7 @@ fn a_mistake_is_told_with_its_line() {
             "[projections.x]\nfile = \"x.wasm\"",
             2,
             "there is no key file",
-            "there are: plugin, digest, settings, only_aggregate_type, redact_payload, grant_read, isolation, max_lag, workers, \
+            "there are: plugin, digest, settings, replica_set, only_aggregate_type, redact_payload, grant_read, isolation, max_lag, workers, \
              batch_size, on_error, max_attempts, poll_interval, priority",
         ),
         (

@@ -83,6 +83,33 @@ fn projections_of_lower_priority_yield_to_the_others(setup: &Setup) {
     host.wait().success();
 }
 
+on_both_databases!(what_is_set_for_one_projection_holds_in_a_replica_set_too);
+fn what_is_set_for_one_projection_holds_in_a_replica_set_too(setup: &Setup) {
+    setup.insert(&[order("a", json!({"do": "panic"}))]);
+    let set = ["--replica-set", "main", "--slots", "2"];
+    let for_one = ["--for", "one.priority=high", "--for", "three.priority=low", "--for", "two.on_error=skip"];
+    let host = start_three(setup, &[&set[..], &for_one].concat());
+    let has_met_it = |name: &&str| !setup.checkpoints(name).is_empty() && setup.dead_letters(name).len() == 1;
+    wait_until("all three have met it", || NAMES.iter().all(has_met_it));
+    let reasons: Vec<_> = NAMES.iter().map(|name| setup.dead_letters(name).remove(0).reason).collect();
+    assert_eq!(reasons, ["poison", "skipped", "poison"]);
+    let threads = threads(host.pid());
+    for (name, niceness) in NAMES.iter().zip([0, 5, 10]) {
+        for slot in 0..2 {
+            let thread = format!("{name} {slot} of 2");
+            assert!(threads.contains(&(thread, niceness)), "{name}: {threads:?}");
+        }
+    }
+    host.terminate();
+    host.wait().success();
+    let output = start_three(setup, &[&set[..], &["--for", "two.workers=3"]].concat()).wait();
+    output.failed(
+        2,
+        "two has workers of its own, and the replica set main gives each process its share\n\
+         hint: leave them out; --slots main=N says how many processes can share it",
+    );
+}
+
 #[test]
 fn whoever_loses_the_connection_that_holds_its_claims_claims_again_and_loses_nothing() {
     let setup = Setup::new(Kind::Postgres);

@@ -32,6 +32,7 @@ mod isolation;
 mod limits;
 mod live;
 mod metrics;
+mod months;
 mod partitions;
 mod pause;
 mod plugins;

@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use projectionist_tests::{Kind, Setup, on_both_databases};
+use projectionist_tests::{Kind, Setup, on_both_databases, wait_until};
 
 use crate::sabotage::{catch_up, note, notes};
 
@@ -85,6 +85,68 @@ fn tables_of_an_older_host_are_brought_up_and_work_goes_on_where_it_stopped(setu
     catch_up(setup, &[]).success();
     assert_eq!(notes(setup), [["a", "1"], ["b", "1"], ["a", "2"]]);
     assert_eq!(setup.events_applied("saboteur"), 3);
+}
+
+on_both_databases!(a_migration_that_is_missing_below_the_newest_is_noticed);
+fn a_migration_that_is_missing_below_the_newest_is_noticed(setup: &Setup) {
+    setup.insert(&[note("a")]);
+    catch_up(setup, &[]).success();
+    // As if a release had brought the newest, and then another one, of an older branch, the one below.
+    let (books, undo) = match setup.read_model().kind() {
+        Kind::Postgres => ("projectionist._migrations_read_model", "DROP TABLE projectionist.pauses".to_owned()),
+        Kind::Sqlite => ("_projectionist_migrations", format!("DROP TABLE {}", setup.own_table("pauses"))),
+    };
+    let mut connection = setup.read_model().connect_to("saboteur");
+    connection.execute(&undo);
+    connection.execute(&format!("DELETE FROM {books} WHERE version = 11"));
+    let newest = newest_migration(setup.read_model().kind(), "read_model");
+    if newest == 11 {
+        // On SQLite it is the newest that there is: a later host has brought another.
+        connection.execute(&format!(
+            "INSERT INTO {books} (version, description, success, checksum, execution_time) VALUES (999, 'of tomorrow', true, '', 0)"
+        ));
+    }
+    if setup.read_model().kind() == Kind::Postgres {
+        let error = format!(
+            "the read model tables of {} lack what these migrations bring: 11\n\
+             hint: run `host migrate` with the same database URLs",
+            setup.read_model().shown()
+        );
+        catch_up(setup, &[]).failed(2, &error);
+        setup.run(["status"]).failed(2, &error);
+        setup.run(["migrate"]).success();
+    }
+    setup.insert(&[note("a")]);
+    catch_up(setup, &[]).success();
+    setup.run(["pause", "saboteur"]).success();
+    assert_eq!(notes(setup), [["a", "1"], ["a", "2"]]);
+}
+
+#[test]
+fn several_that_migrate_at_once_wait_for_each_other() {
+    let setup = Setup::empty(Kind::Postgres);
+    let together: Vec<_> = (0..6).map(|_| setup.start(["migrate"])).collect();
+    for migrate in together {
+        migrate.wait().success();
+    }
+    let setup = Setup::new(Kind::Postgres);
+    catch_up(&setup, &[]).success();
+    // One of them is at work for longer than a migration waits for a table.
+    downgrade(&setup);
+    let mut reader = setup.connect();
+    reader.execute("BEGIN; LOCK TABLE projectionist.checkpoints IN ACCESS SHARE MODE");
+    let first = setup.start(["migrate"]);
+    let waits = "SELECT count(*) FROM pg_stat_activity
+                 WHERE application_name = 'projectionist migrate' AND datname = current_database() AND wait_event_type = 'Lock'";
+    wait_until("the first one is at work", || setup.connect().value(waits) == "1");
+    first.freeze();
+    let mut second = setup.start(["migrate"]);
+    second.wait_for_log("another `host migrate` is at work in this database: waiting until it has ended");
+    let long = format!("{waits} AND wait_event = 'advisory' AND query_start < now() - interval '7 seconds'");
+    wait_until("the second one has waited for longer", || setup.connect().value(&long) == "1");
+    reader.execute("COMMIT");
+    first.kill();
+    second.wait().success();
 }
 
 #[test]

@@ -195,6 +195,12 @@ impl Reading<'_> {
             let (word, place) = (&**key.get_ref(), format!("projections.{name}.{}", key.get_ref()));
             let at = value.span().start;
             match word {
+                "replica_set" => {
+                    let set = self.one(&place, value)?;
+                    check_name(&set)
+                        .map_err(|error| self.wrong(at, error.to_string(), "say the name of a replica set"))?;
+                    self.note(&place, "replica_set", vec![format!("{set}={name}")]);
+                }
                 "plugin" => plugin = Some(self.one(&place, value)?),
                 "digest" => digest = Some(self.one(&place, value)?),
                 "settings" => {
@@ -214,7 +220,7 @@ impl Reading<'_> {
                     self.note(&place, of, values);
                 }
                 _ => {
-                    let own = ["plugin", "digest", "settings"];
+                    let own = ["plugin", "digest", "settings", "replica_set"];
                     let known = own.iter().chain(&ADDRESSED).chain(&OVERRIDES).map(|key| (*key).to_owned());
                     return Err(self.unknown(key, &known.collect::<Vec<_>>()));
                 }

@@ -74,7 +74,7 @@ impl Dev {
         let context = &self.context(context, scratch.path())?;
         let loader = self.loading.loader()?;
         let stop = Stop::default();
-        run::stop_on_signals(context, &stop);
+        run::stop_on_signals(context, &stop, None);
         // Before the first build, so that what changes meanwhile is built, too.
         let watched = if self.once { None } else { Some(watch(&project)?) };
         let scratch = scratch.path();

@@ -64,7 +64,7 @@ fn key(projection: &str, partition: &PartitionReport) -> Key {
 /// When the databases cannot be opened at the start.
 pub(super) fn run(context: &Context, interval: Duration, json: bool) -> anyhow::Result<()> {
     let stop = Stop::default();
-    run::stop_on_signals(context, &stop);
+    run::stop_on_signals(context, &stop, None);
     let source = context.existing_events()?;
     let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
     let terminal = std::io::stdout().is_terminal() && !json;
@@ -132,7 +132,7 @@ mod tests {
             age_seconds: 0.0,
             blockers: vec![],
         };
-        Report { horizon, projections: vec![projection], replica_sets: vec![] }
+        Report { horizon, months_ahead: None, projections: vec![projection], replica_sets: vec![] }
     }
 
     #[test]

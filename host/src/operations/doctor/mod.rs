@@ -112,7 +112,12 @@ pub fn examine(events: &DatabaseUrl, read_model: &DatabaseUrl, runtime: &Handle)
         }
     };
     match report::report(&*source, &ReadModel::new(read_model, runtime), Counting::Bounded) {
-        Ok(report) => of_report(&report, &mut findings),
+        Ok(report) => {
+            of_report(&report, &mut findings);
+            if report.months_ahead.is_some() {
+                of_what_is_gone(&*source, &report, &mut findings);
+            }
+        }
         Err(error) => findings.error("read model", &error),
     }
     findings
@@ -136,11 +141,40 @@ fn of_report(report: &Report, findings: &mut Findings) {
     } else {
         findings.ok("horizon", format!("the horizon stands at {} of {}", horizon.position, horizon.last_position));
     }
+    match report.months_ahead {
+        None => {}
+        Some(0) => findings.warn(
+            "months",
+            "the events of the next month have no partition, and would go to events_default",
+            "host migrate makes the next three months; run it each week",
+        ),
+        Some(months) => findings.ok("months", format!("events have partitions for {months} months ahead")),
+    }
     if report.projections.is_empty() {
         findings.ok("workers", "no projection has run yet");
     }
     for projection in &report.projections {
         of_projection(projection, findings);
+    }
+}
+
+/// Projections that have not applied what went with its month.
+fn of_what_is_gone(source: &dyn source::Source, report: &Report, findings: &mut Findings) {
+    for projection in &report.projections {
+        let Some(reached) = projection.partitions.iter().map(|partition| partition.position).min() else { continue };
+        match source.taken_away(reached) {
+            Ok(None) => {}
+            Ok(Some(last)) => findings.problem(
+                "months",
+                format!(
+                    "{} is at {reached}, and events after that, up to {last}, have been taken away with their months: it will not \
+                     apply them",
+                    projection.name
+                ),
+                "attach those months again until it has (ALTER TABLE events ATTACH PARTITION …), or do without what they say",
+            ),
+            Err(error) => findings.error("months", &error),
+        }
     }
 }
 

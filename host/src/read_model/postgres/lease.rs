@@ -239,6 +239,11 @@ impl Lease {
         self.session().map_err(SendError::before)?.send_ahead(lost, message, limits)
     }
 
+    /// Whether the server has nothing to do for it.
+    pub(super) fn is_free(&self) -> bool {
+        self.session.as_ref().is_none_or(Session::is_free)
+    }
+
     /// Waits for the message that is on its way, if there is one.
     ///
     /// # Errors

@@ -1,8 +1,10 @@
 //! The connection of a claimed partition, and a message that is on its way while the projection goes on.
 //!
 //! A projection computes while Postgres does what it was sent before: of a batch that writes a row an event, half of the
-//! time is the one's and half the other's. So what is kept goes off in pieces of [`AHEAD_AT`] bytes, each when the one before
-//! it is done. While a message is on its way the connection is with the task that waits for the answer; whoever needs
+//! time is the one's and half the other's. So what is kept goes off as soon as Postgres has nothing to do and there are some
+//! [`AHEAD_FROM`] bytes of it, and at [`AHEAD_AT`] bytes in any case, when the piece before is done. Whoever is slower is never
+//! waiting for the other then: a slow component is followed in small pieces, and a slow server is given large ones, which cost it
+//! less. While a message is on its way the connection is with the task that waits for the answer; whoever needs
 //! it waits for that first, and is told if it failed. Nothing overtakes: there is one connection, and one message at a
 //! time.
 
@@ -27,8 +29,11 @@ use super::takeover::sessions_key;
 use super::{decode, login, sql_error};
 use crate::database::{DatabaseError, Postgres};
 
-/// How many bytes are kept before they go off: some hundred rows, a few milliseconds of work for the server.
-pub(super) const AHEAD_AT: usize = 32 << 10;
+/// How many bytes are worth a message when the server has nothing to do: a hundred rows, against what a message costs.
+pub(super) const AHEAD_FROM: usize = 8 << 10;
+
+/// How many bytes are kept at most while the server is busy.
+pub(super) const AHEAD_AT: usize = 64 << 10;
 
 /// Why a message came back.
 #[derive(Debug)]
@@ -309,6 +314,11 @@ impl Session {
             (connection, answer)
         })));
         Ok(())
+    }
+
+    /// Whether the server has nothing to do for it.
+    pub(super) fn is_free(&self) -> bool {
+        self.on_its_way.as_ref().is_none_or(|message| message.0.is_finished())
     }
 
     /// Waits for the message that is on its way, if there is one.

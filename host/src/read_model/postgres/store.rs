@@ -15,7 +15,7 @@ use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::fence::Fence;
 use super::lease::Lease;
 use super::role::{self, Role};
-use super::session::{AHEAD_AT, Answer, SendError};
+use super::session::{AHEAD_AT, AHEAD_FROM, Answer, SendError};
 use super::statements::{Message, Statements};
 use super::{grants, quote_identifier, sealed, sql_error, storable};
 use crate::event::Position;
@@ -340,7 +340,9 @@ impl Store for PostgresStore {
         self.act_as_projection();
         self.prepare(statement)?;
         self.statements.keep(self.session.known()?, statement, &parameters)?;
-        if self.statements.kept() >= AHEAD_AT { self.send_ahead() } else { Ok(()) }
+        let kept = self.statements.kept();
+        let is_due = kept >= AHEAD_AT || (kept >= AHEAD_FROM && self.session.is_free());
+        if is_due { self.send_ahead() } else { Ok(()) }
     }
 
     fn send(&mut self) -> Result<(), SqlError> {

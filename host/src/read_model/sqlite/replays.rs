@@ -11,7 +11,7 @@ use crate::event::Position;
 impl Replays for SqliteStore {
     fn requests(&mut self) -> Result<Vec<Request>, SqlError> {
         let read = || -> rusqlite::Result<Vec<Request>> {
-            let mut statement = self.hosts(
+            let mut statement = self.connection().prepare_cached(
                 "SELECT id, bounded_context, aggregate_type, aggregate_id, action, global_position
                  FROM _projectionist_dead_letter_requests WHERE projection = ?1 AND outcome IS NULL ORDER BY id",
             )?;
@@ -39,7 +39,7 @@ impl Replays for SqliteStore {
     fn letters(&mut self, aggregate: &Aggregate) -> Result<Vec<Letter>, SqlError> {
         self.ensure_begun()?;
         let read = || -> rusqlite::Result<Vec<Letter>> {
-            let mut statement = self.hosts(
+            let mut statement = self.connection().prepare_cached(
                 "SELECT global_position, reason, attempts FROM _projectionist_dead_letters
                  WHERE projection = ?1 AND bounded_context = ?2 AND aggregate_type = ?3 AND aggregate_id = ?4
                    AND reason <> 'skipped'
@@ -116,7 +116,7 @@ impl Replays for SqliteStore {
 
     fn check_deferred(&mut self) -> Result<(), SqlError> {
         // Foreign keys are all that SQLite defers.
-        let broken = || self.hosts("PRAGMA foreign_key_check")?.exists([]);
+        let broken = || self.connection().prepare_cached("PRAGMA foreign_key_check")?.exists([]);
         match broken().map_err(|error| sql_error(&error))? {
             true => Err(SqlError::permanent("23503", "FOREIGN KEY constraint failed")),
             false => Ok(()),

@@ -1,15 +1,11 @@
 //! The transaction of a worker on SQLite. Statements run in place, on the worker's thread, as they come.
 
-use std::cell::RefCell;
-use std::fs::File;
+use std::fs;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use fnv::FnvHashSet;
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
-use rusqlite::{CachedStatement, Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, params};
 
 use super::super::checkpoint::{Advance, Epoch, Slot};
 use super::super::checkpoint::{Found, Mine};
@@ -20,7 +16,9 @@ use super::super::store::{CommitError, SchemaVersion, StatementLimits, Store};
 use super::super::unit_of_work::SqlLimits;
 use super::super::value::{Dialect, Rowset, SqlError, Value, sqlstate};
 use super::authorizer::{Compiling, Whose};
-use super::{functions, sql_error, values};
+use super::deadline::Deadline;
+use super::file::File;
+use super::{functions, sql_error};
 use crate::event::Position;
 use crate::telemetry::metrics::OpenConnection;
 
@@ -37,21 +35,14 @@ const COLUMNS: i32 = 200;
 /// interrupts it: some ten seconds for this and 32 MiB of the worst text.
 const PATTERN: i32 = 128;
 
-/// How many numbers of statements are kept that are the projection's.
-const OTHERS: usize = 1_024;
-
 /// A claimed partition in a projection's file.
 pub struct SqliteStore {
     /// The file.
-    pub(super) connection: Connection,
+    file: File,
     /// Whose statement is compiled.
     compiling: Compiling,
-    /// The texts that were compiled for the host, and are kept.
-    hosts: RefCell<FnvHashSet<&'static str>>,
-    /// Statements that have run as the projection's, by their numbers, and so are not looked for among those.
-    others: FnvHashSet<u32>,
     /// Says that this process works on the partition, for as long as it is open.
-    _lock: Arc<File>,
+    _lock: Arc<fs::File>,
     /// Which partition.
     pub(super) slot: Slot,
     /// Where the checkpoint stands, as this worker knows it.
@@ -76,34 +67,11 @@ impl std::fmt::Debug for SqliteStore {
     }
 }
 
-/// When a statement is interrupted: nanoseconds since `base`; 0 for never.
-#[derive(Clone, Debug)]
-struct Deadline {
-    /// What the time counts from.
-    base: Instant,
-    /// Shared with the progress handler.
-    at: Arc<AtomicU64>,
-}
-
-impl Deadline {
-    /// Sets it.
-    fn set(&self, after: Option<Duration>) {
-        let at = after.map_or(0, |after| u64::try_from((self.base.elapsed() + after).as_nanos()).unwrap_or(u64::MAX));
-        self.at.store(at, Ordering::Relaxed);
-    }
-
-    /// Whether it has passed.
-    fn has_passed(&self) -> bool {
-        let at = self.at.load(Ordering::Relaxed);
-        at != 0 && self.base.elapsed().as_nanos() > u128::from(at)
-    }
-}
-
 impl SqliteStore {
     /// Takes over a connection and its claim.
     pub(super) fn new(
         connection: Connection,
-        lock: Arc<File>,
+        lock: Arc<fs::File>,
         slot: Slot,
         position: Position,
         epoch: Epoch,
@@ -112,16 +80,14 @@ impl SqliteStore {
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true)?;
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false)?;
         functions::register(&connection)?;
-        let deadline = Deadline { base: Instant::now(), at: Arc::default() };
+        let deadline = Deadline::new();
         let seen = deadline.clone();
         connection.progress_handler(STEPS_PER_LOOK, Some(move || seen.has_passed()))?;
         let compiling = Compiling::watch(&connection)?;
         let limits = SqlLimits::default().statement;
         Ok(Self {
-            connection,
+            file: File::new(connection),
             compiling,
-            hosts: RefCell::default(),
-            others: FnvHashSet::default(),
             _lock: lock,
             slot,
             position,
@@ -134,6 +100,11 @@ impl SqliteStore {
         })
     }
 
+    /// The file.
+    pub(super) fn connection(&self) -> &Connection {
+        self.file.connection()
+    }
+
     /// Says BEGIN if it has not been said. Only now, so that a guest that computes first, or folds in memory, does
     /// not keep the other partitions from writing meanwhile.
     pub(super) fn ensure_begun(&mut self) -> Result<(), SqlError> {
@@ -144,52 +115,27 @@ impl SqliteStore {
         Ok(())
     }
 
-    /// A statement of the host's, compiled once.
-    pub(super) fn hosts(&self, sql: &'static str) -> rusqlite::Result<CachedStatement<'_>> {
-        self.hosts.borrow_mut().insert(sql.trim());
-        self.connection.prepare_cached(sql)
-    }
-
     /// Runs a statement of the host's, and gives how many rows it changed.
-    pub(super) fn host(&self, sql: &'static str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
-        let run = || self.hosts(sql)?.execute(parameters);
+    pub(super) fn host(&self, sql: &str, parameters: impl rusqlite::Params) -> Result<usize, SqlError> {
+        let run = || self.connection().prepare_cached(sql)?.execute(parameters);
         run().map_err(|error| sql_error(&error))
-    }
-
-    /// Refuses a statement whose text is one of the host's own, letter for letter. What is compiled is kept by its text, and the
-    /// authorizer is asked when it is compiled: the projection would run what was compiled for the host.
-    fn refuse_hosts_own(&self, judged: &Judged) -> Result<(), SqlError> {
-        match self.hosts.borrow().contains(judged.sql.trim()) {
-            true => Err(SqlError::permanent("42000", "the statement is one of the host's own")),
-            false => Ok(()),
-        }
     }
 
     /// Runs a statement of the guest's.
     fn guest(&mut self, judged: &Judged, parameters: &[Value]) -> Result<Rowset, SqlError> {
         self.ensure_begun()?;
-        let is_known = self.others.contains(&judged.number);
-        if !is_known {
-            self.refuse_hosts_own(judged)?;
-        }
         let whose = match judged.kind {
             Kind::Reading | Kind::Writing => Whose::GuestRows,
             Kind::Definition => Whose::GuestDefinition,
         };
-        self.deadline.set(Some(self.limits.time));
+        self.deadline.begin(self.limits.time);
         // Stepping may compile again, when the schema has changed; so all of it is the guest's.
-        let result = self.compiling.of(whose, || self.run(judged, parameters));
-        self.deadline.set(None);
-        if !is_known && result.is_ok() {
-            // The authorizer has let it through.
-            if self.others.len() >= OTHERS {
-                self.others.clear();
-            }
-            self.others.insert(judged.number);
-        }
+        let (file, limits) = (&mut self.file, self.limits);
+        let result = self.compiling.of(whose, || file.run(judged, parameters, limits));
+        self.deadline.end();
         // A conflict clause can end a transaction (`OR ROLLBACK`). The guard refuses that; were it to miss one, what comes
         // after would commit by itself, statement by statement.
-        if self.connection.is_autocommit() && result.is_ok() {
+        if self.connection().is_autocommit() && result.is_ok() {
             return Err(SqlError::permanent(
                 sqlstate::OTHER,
                 "the statement ended the transaction, which is the host's",
@@ -201,36 +147,9 @@ impl SqliteStore {
         })
     }
 
-    /// Compiles, binds, and reads whatever comes.
-    fn run(&self, judged: &Judged, parameters: &[Value]) -> Result<Rowset, SqlError> {
-        let failed = |error: rusqlite::Error| sql_error(&error);
-        let mut statement = self.connection.prepare_cached(&judged.sql).map_err(failed)?;
-        values::bind(&mut statement, parameters)?;
-        let columns: Vec<String> = statement.column_names().into_iter().map(str::to_owned).collect();
-        let declared = if columns.is_empty() { Vec::new() } else { values::declared(&statement) };
-        let readonly = statement.readonly();
-        let mut rowset = Rowset { columns, ..Rowset::default() };
-        let mut bytes = 0;
-        let mut rows = statement.raw_query();
-        while let Some(row) = rows.next().map_err(failed)? {
-            let mut values = Vec::with_capacity(declared.len());
-            for (column, declared) in declared.iter().enumerate() {
-                let value = values::from_sqlite(row.get_ref(column).map_err(failed)?, *declared);
-                bytes += value.size();
-                values.push(value);
-            }
-            rowset.rows.push(values);
-            self.limits.check(rowset.rows.len(), bytes)?;
-        }
-        drop(rows);
-        let counts = judged.kind != Kind::Definition && !readonly;
-        rowset.affected = if counts { self.connection.changes() } else { 0 };
-        Ok(rowset)
-    }
-
     /// What the checkpoint says, if it is there.
     fn found(&self) -> Result<Option<Found>, SqlError> {
-        let found = self.connection.query_row(
+        let found = self.connection().query_row(
             "SELECT owner, epoch, position,
                  coalesce((SELECT schema_version FROM _projectionist_projections WHERE projection = ?1), 0)
              FROM _projectionist_checkpoints
@@ -249,7 +168,7 @@ impl SqliteStore {
         let mine = Mine { slot: &self.slot, epoch: self.epoch, position: self.position, version: ours };
         let last = "SELECT owner FROM _projectionist_checkpoints WHERE projection = ?1
                     ORDER BY (owner = ''), updated_at DESC LIMIT 1";
-        mine.refused(found, || self.connection.query_row(last, [&self.slot.projection], |row| row.get(0)).ok())
+        mine.refused(found, || self.connection().query_row(last, [&self.slot.projection], |row| row.get(0)).ok())
     }
 }
 
@@ -276,7 +195,7 @@ impl Store for SqliteStore {
         self.limits = limits;
         // A value that is longer fails while it is made, and not when it has filled the memory of the process.
         let length = i32::try_from(limits.result_bytes.max(LONGEST)).unwrap_or(i32::MAX);
-        let set = |limit, value| self.connection.set_limit(limit, value).map_err(|error| sql_error(&error));
+        let set = |limit, value| self.connection().set_limit(limit, value).map_err(|error| sql_error(&error));
         set(Limit::SQLITE_LIMIT_LENGTH, length)?;
         set(Limit::SQLITE_LIMIT_COLUMN, COLUMNS)?;
         set(Limit::SQLITE_LIMIT_LIKE_PATTERN_LENGTH, PATTERN)?;
@@ -360,7 +279,7 @@ impl Store for SqliteStore {
         // The write lock of BEGIN IMMEDIATE is what the other partitions wait for.
         self.ensure_begun()?;
         let sql = "SELECT coalesce(max(schema_version), 0) FROM _projectionist_projections WHERE projection = ?1";
-        let version = self.connection.query_row(sql, [&self.slot.projection], |row| row.get(0));
+        let version = self.connection().query_row(sql, [&self.slot.projection], |row| row.get(0));
         version.map(SchemaVersion).map_err(|error| sql_error(&error))
     }
 
@@ -383,7 +302,7 @@ impl Store for SqliteStore {
 
     fn is_paused(&mut self) -> Result<bool, SqlError> {
         let sql = "SELECT EXISTS (SELECT 1 FROM _projectionist_pauses WHERE projection = ?1)";
-        let ask = || self.hosts(sql)?.query_row([&self.slot.projection], |row| row.get(0));
+        let ask = || self.connection().prepare_cached(sql)?.query_row([&self.slot.projection], |row| row.get(0));
         ask().map_err(|error| sql_error(&error))
     }
 
@@ -431,6 +350,6 @@ impl Store for SqliteStore {
     fn rollback(&mut self) -> Result<(), SqlError> {
         self.begin_pending = false;
         // SQLite rolls back by itself after some errors (a full disk), and then there is nothing to roll back.
-        if self.connection.is_autocommit() { Ok(()) } else { self.host("ROLLBACK", params![]).map(drop) }
+        if self.connection().is_autocommit() { Ok(()) } else { self.host("ROLLBACK", params![]).map(drop) }
     }
 }

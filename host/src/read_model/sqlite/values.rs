@@ -10,23 +10,26 @@ use rusqlite::types::{ToSqlOutput, ValueRef};
 use super::super::value::{SqlError, Value, sqlstate};
 use crate::timestamp;
 
-/// Binds the parameters of a statement: `$3` takes the third.
-pub(super) fn bind(statement: &mut Statement<'_>, parameters: &[Value]) -> Result<(), SqlError> {
-    let mut expected = 0;
-    for index in 1..=statement.parameter_count() {
-        // `$3` and `?3` by their number, a bare `?` by its place.
-        let number = match statement.parameter_name(index) {
-            None => index,
-            Some(name) => name[1..].parse().ok().filter(|number| *number > 0).ok_or_else(|| {
-                let message = format!("parameters are called $1, $2 and so on, and this statement has {name}");
-                SqlError::permanent(sqlstate::PARAMETER_COUNT, message)
-            })?,
-        };
-        expected = expected.max(number);
+/// Which parameter of the projection's each of a statement's takes: `$3` and `?3` by their number, a bare `?` by its place.
+pub(super) fn numbers(statement: &Statement<'_>) -> Result<Vec<usize>, SqlError> {
+    let of = |index| match statement.parameter_name(index) {
+        None => Ok(index),
+        Some(name) => name[1..].parse().ok().filter(|number| *number > 0).ok_or_else(|| {
+            let message = format!("parameters are called $1, $2 and so on, and this statement has {name}");
+            SqlError::permanent(sqlstate::PARAMETER_COUNT, message)
+        }),
+    };
+    (1..=statement.parameter_count()).map(of).collect()
+}
+
+/// Binds the parameters of a statement.
+pub(super) fn bind(statement: &mut Statement<'_>, numbers: &[usize], parameters: &[Value]) -> Result<(), SqlError> {
+    for (index, number) in (1..).zip(numbers) {
         let Some(value) = parameters.get(number - 1) else { continue };
-        let bound = to_sqlite(number, value)?;
+        let bound = to_sqlite(*number, value)?;
         statement.raw_bind_parameter(index, bound).map_err(|error| super::sql_error(&error))?;
     }
+    let expected = numbers.iter().copied().max().unwrap_or(0);
     if expected == parameters.len() {
         return Ok(());
     }

@@ -8,7 +8,7 @@ use tokio::runtime::Handle;
 
 use super::ReaderId;
 use super::patience::{Hindmost, Patience};
-use super::window::{Stretch, Window};
+use super::window::{AHEAD, AHEAD_ALONE, Stretch, Window};
 use crate::database::DatabaseError;
 use crate::event::{Event, Position};
 use crate::source::{Filter, PageLimit, Source, Wanted};
@@ -233,7 +233,7 @@ impl Stream {
 
     /// Reads on behind the end for as long as that is wanted, on a thread of the runtime's.
     fn read_ahead(self: &Arc<Self>, state: &mut State) {
-        if state.reading || !state.is_worth_reading_ahead() {
+        if state.reading || !state.is_worth_reading_ahead(self.ahead()) {
             return;
         }
         state.reading = true;
@@ -245,7 +245,7 @@ impl Stream {
                     return;
                 }
                 let read = match state.window.end() {
-                    Some(end) if state.is_worth_reading_ahead() => stream.read(state, end),
+                    Some(end) if state.is_worth_reading_ahead(stream.ahead()) => stream.read(state, end),
                     _ => {
                         drop(state);
                         break;
@@ -293,6 +293,14 @@ impl Stream {
         Ok(Read::Stretch(Stretch { after: from, through, is_last, events: page.events, filter, bytes }))
     }
 
+    /// How many bytes are read ahead.
+    fn ahead(&self) -> usize {
+        match self.readers {
+            Readers::One => AHEAD_ALONE,
+            Readers::Many => AHEAD,
+        }
+    }
+
     /// Takes up all the room there is, for a test.
     #[cfg(test)]
     pub(super) fn fill(&self) {
@@ -335,8 +343,8 @@ impl State {
     }
 
     /// Whether more is known to stand behind the end, and there is use for it.
-    fn is_worth_reading_ahead(&self) -> bool {
+    fn is_worth_reading_ahead(&self, ahead: usize) -> bool {
         let upto = self.until.map_or(self.horizon, |until| until.min(self.horizon));
-        self.window.end().is_some_and(|end| end < upto) && self.window.wants_more()
+        self.window.end().is_some_and(|end| end < upto) && self.window.wants_more(ahead)
     }
 }

@@ -10,6 +10,9 @@ use tokio::runtime::Runtime;
 
 use super::*;
 use crate::event::Event;
+use crate::partition::Partition;
+use crate::partition::lineage::Lineage;
+use crate::processor::reader::Reader;
 use crate::source::wake::Seen;
 use crate::source::{Backlog, Blocker, Page, PageLimit, Wanted};
 
@@ -22,6 +25,8 @@ struct Log {
     read: AtomicU64,
     /// Whether it fails just now.
     fails: AtomicBool,
+    /// How many bytes each event has.
+    payload: AtomicU64,
 }
 
 impl Source for Log {
@@ -40,7 +45,8 @@ impl Source for Log {
         let all = (after.get() + 1..=upto.get()).map(event).filter(|event| wanted.filter.takes(event));
         // Small pages, so that there are many.
         let rows = limit.rows.min(10) as usize;
-        let events: Vec<Event> = all.take(rows).collect();
+        let payload = vec![0; self.payload.load(Ordering::SeqCst) as usize];
+        let events: Vec<Event> = all.take(rows).map(|event| Event { payload: payload.clone(), ..event }).collect();
         self.read.fetch_add(events.len() as u64, Ordering::SeqCst);
         let through = if events.len() < rows { upto } else { events[events.len() - 1].position() };
         Ok(Page { events, through })
@@ -249,4 +255,20 @@ fn at_random_each_reader_sees_each_of_its_events_once_and_in_order() {
             }
         });
     }
+}
+
+#[test]
+fn the_more_workers_there_are_the_less_each_may_hold() {
+    let runtime = runtime();
+    let (log, feed) = feed(&runtime, 300);
+    log.payload.store(100 << 10, Ordering::SeqCst);
+    let mut reader = Reader::new(&feed, Filter::default(), Partition::new(0, 1).unwrap());
+    reader.begin(Position::START, Lineage::default());
+    // Pages of a megabyte.
+    assert_eq!(reader.next(1_000).unwrap().events.len(), 160, "alone it may hold sixteen");
+    let others: Vec<_> = (0..11).map(|_| feed.subscribe(Filter::default())).collect();
+    let batch = reader.next(1_000).unwrap();
+    assert_eq!((batch.events.len(), batch.to.get(), batch.more), (40, 200, true), "one of twelve, four");
+    drop(others);
+    assert_eq!(reader.next(1_000).unwrap().events.len(), 100, "and nothing is left out");
 }

@@ -12,8 +12,11 @@ use crate::source::Filter;
 /// How many bytes of events are kept at most, for those who are behind.
 pub(super) const KEPT: usize = 24 << 20;
 
-/// How many bytes are read ahead of the foremost reader.
+/// How many bytes are read ahead of the foremost reader of many.
 pub(super) const AHEAD: usize = 6 << 20;
+
+/// How many are read ahead of one that reads alone: there may be as many of those as there are workers.
+pub(super) const AHEAD_ALONE: usize = 1 << 20;
 
 /// A stretch of the log: all events that its filter takes with `after < position ≤ through`, in order.
 #[derive(Debug)]
@@ -152,8 +155,8 @@ impl Window {
         }
     }
 
-    /// Whether less than [`AHEAD`] stands before the foremost reader, and there is room for more.
-    pub(super) fn wants_more(&self) -> bool {
+    /// Whether less than `wanted` bytes stand before the foremost reader, and there is room for more.
+    pub(super) fn wants_more(&self, wanted: usize) -> bool {
         let foremost = self.readers.values().map(|place| place.through()).max().unwrap_or_default();
         let ahead: usize = self
             .stretches
@@ -162,7 +165,7 @@ impl Window {
             .take_while(|stretch| stretch.after >= foremost)
             .map(|stretch| stretch.bytes)
             .sum();
-        self.has_room() && ahead < AHEAD
+        self.has_room() && ahead < wanted
     }
 }
 
@@ -232,7 +235,7 @@ mod tests {
         window.move_to(1, Position::new(30));
         window.move_to(2, Position::START);
         window.move_to(3, Position::new(10));
-        assert!(!window.has_room() && !window.wants_more());
+        assert!(!window.has_room() && !window.wants_more(AHEAD));
         window.make_room();
         assert_eq!((holding(&window, 0), holding(&window, 10)), (None, Some(10)), "3 still needs the second");
         window.move_to(3, Position::new(30));
@@ -245,12 +248,12 @@ mod tests {
         window.restart(Position::START);
         window.move_to(1, Position::START);
         for number in 0..4 {
-            assert!(window.wants_more(), "{number}");
+            assert!(window.wants_more(AHEAD), "{number}");
             window.push(stretch(number * 10, number * 10 + 10, AHEAD / 4));
         }
-        assert!(!window.wants_more());
+        assert!(!window.wants_more(AHEAD));
         window.move_to(1, Position::new(10));
-        assert!(window.wants_more());
+        assert!(window.wants_more(AHEAD));
     }
 
     #[test]

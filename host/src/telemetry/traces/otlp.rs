@@ -5,7 +5,7 @@
 //! library would go on with something else: another protocol, an unknown sampler, a file that cannot be read.
 
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::trace::TracerProvider as _;
 use opentelemetry_otlp::{SpanExporter, WithHttpConfig as _};
@@ -15,8 +15,17 @@ use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, SpanData};
 
 use super::client::Client;
 
-/// How long the end of a process waits for its last spans to be taken.
+/// How long the end of a process waits for its last spans to be taken, at most: less where it was told to end soon ([`end_by`]).
 const LAST_SPANS: Duration = Duration::from_secs(5);
+
+/// When the process is to have ended.
+static END: OnceLock<Instant> = OnceLock::new();
+
+/// The process was told to end by then: whoever takes spans and does not answer shall not keep it longer.
+pub fn end_by(end: Instant) {
+    // The first time counts.
+    END.set(end).ok();
+}
 
 /// How long one request may take, where nothing is said: what the standard has.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -123,7 +132,7 @@ fn timeout() -> Result<Duration, TracesError> {
     }
 }
 
-/// Sends the spans of this process for as long as it lives; those that wait at its end have [`LAST_SPANS`].
+/// Sends the spans of this process for as long as it lives; those that wait at its end have [`LAST_SPANS`] at most.
 #[derive(Debug)]
 pub struct Traces(SdkTracerProvider);
 
@@ -173,8 +182,10 @@ fn shown(endpoint: &str) -> String {
 
 impl Drop for Traces {
     fn drop(&mut self) {
+        let left = END.get().map_or(LAST_SPANS, |end| end.saturating_duration_since(Instant::now()).min(LAST_SPANS));
+        tracing::debug!(milliseconds = left.as_millis(), "waiting for the last spans to be taken, for so long at most");
         // What was not taken by then is lost, and that is said where it is sent.
-        self.0.shutdown_with_timeout(LAST_SPANS).ok();
+        self.0.shutdown_with_timeout(left).ok();
     }
 }
 

@@ -146,6 +146,30 @@ fn no_batch_waits_for_whoever_is_slow_to_take_spans_and_neither_does_the_end(set
     assert_eq!(receiver.received().len(), 1, "they still were on their way");
 }
 
+on_both_databases!(who_is_told_to_end_soon_waits_for_spans_within_that_time);
+fn who_is_told_to_end_soon_waits_for_spans_within_that_time(setup: &Setup) {
+    let receiver = Receiver::new(Manner::Silent);
+    let endpoint = receiver.endpoint();
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("OTEL_EXPORTER_OTLP_TIMEOUT", "3600000"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "10"),
+    ];
+    for (timeout, least, most) in [("3", 0, 2_999), ("3600", 5_000, 5_000)] {
+        let more = ["--shutdown-timeout", timeout, "--log", "info,projectionist_host::telemetry=debug"];
+        let mut host = Host::spawn(command(setup, &more, &variables));
+        let before = receiver.received().len();
+        setup.insert(&[note("a")]);
+        wait_until("spans are on their way", || receiver.received().len() > before);
+        host.terminate();
+        host.wait_for_log("waiting for the last spans to be taken");
+        let ended = host.wait();
+        let (_, said) = ended.success().stderr.rsplit_once("milliseconds=").expect("it says for how long");
+        let said: u64 = said.split_whitespace().next().and_then(|said| said.parse().ok()).expect("a number");
+        assert!((least..=most).contains(&said), "--shutdown-timeout {timeout}: {said}");
+    }
+}
+
 on_both_databases!(who_is_away_and_comes_back_is_sent_spans_again);
 fn who_is_away_and_comes_back_is_sent_spans_again(setup: &Setup) {
     let port = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a port").port();
