@@ -1,6 +1,6 @@
 //! Read models in SQLite: a file a projection, and in it the projection's tables beside the host's.
 //!
-//! [`store`] is the transaction, [`file`](self::file) what a projection's statements are compiled to, [`claim`] the locked file that says who works, [`values`] how parameters bind
+//! [`store`] is the transaction, [`mod@file`] what a projection's statements are compiled to, [`claim`] the locked file that says who works, [`values`] how parameters bind
 //! and columns read, [`authorizer`] what SQLite itself refuses, beneath the guard, [`functions`] what the host computes in its
 //! place because it would take minutes, [`deadline`] how what takes too long is interrupted.
 //! [`replays`] is what a replay does to the host's tables, [`dead_letters`] the operator's side of it.
