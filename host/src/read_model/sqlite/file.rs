@@ -25,8 +25,7 @@ struct Compiled<'file> {
     parameters: Vec<usize>,
 }
 
-/// Statements by the numbers of their texts. They are the projection's alone, and not in the driver's cache with the host's own:
-/// the authorizer is asked when a statement is compiled, and what was compiled for the host was allowed everything.
+/// Statements by the numbers of their texts.
 type Statements<'file> = FnvHashMap<u32, Compiled<'file>>;
 
 self_cell!(
