@@ -191,6 +191,8 @@ impl PostgresStore {
                 }
                 Err(Failure::Met(error)) => error,
             };
+            // It may be that the table was laid out by month meanwhile.
+            session.keys = keys(&self.database, &mut session.connection).await?;
             self.session = Some(session);
             if attempts == ATTEMPTS {
                 let (database, reason) = (self.database.name().to_owned(), met.to_string());
@@ -232,12 +234,17 @@ async fn connect(database: &Postgres) -> Result<Session, DatabaseError> {
         .execute(&mut connection)
         .await
         .map_err(|error| database.error("preparing a connection", error))?;
+    let keys = keys(database, &mut connection).await?;
+    Ok(Session { connection, keys })
+}
+
+/// Where the keys of events are.
+async fn keys(database: &Postgres, connection: &mut PgConnection) -> Result<Keys, DatabaseError> {
     let in_months: bool = sqlx::query_scalar(monthly::SEES_KEYS)
-        .fetch_one(&mut connection)
+        .fetch_one(connection)
         .await
         .map_err(|error| database.error("looking for the keys of events", error))?;
-    let keys = if in_months { OF_ALL_MONTHS } else { OF_EVENTS };
-    Ok(Session { connection, keys })
+    Ok(if in_months { OF_ALL_MONTHS } else { OF_EVENTS })
 }
 
 /// Whether an error means that another writer was there: a unique index, a deadlock, a serialization failure.

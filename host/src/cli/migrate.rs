@@ -18,9 +18,10 @@ use crate::database::{DatabaseUrl, Postgres, notify};
     Safe to repeat. An events table that is there already, as pupsourcing makes it, is kept as it is.")]
 pub struct Migrate {
     /// Whether a commit that stores events wakes the hosts (Postgres: a statement-level trigger). Off, they poll;
-    /// writers that use PREPARE TRANSACTION need it off, because Postgres refuses that after a NOTIFY
-    #[arg(long, env = "NOTIFY", value_enum, default_value_t = Notify::On)]
-    notify: Notify,
+    /// writers that use PREPARE TRANSACTION need it off, because Postgres refuses that after a NOTIFY. Said once: without it, what
+    /// was decided stays, and at first it is on
+    #[arg(long, env = "NOTIFY", value_enum)]
+    notify: Option<Notify>,
     /// Lay the events out in a partition for each month (Postgres), so that old months can be dropped. Said once; from then on
     /// each `host migrate` makes the partitions of the coming three months
     #[arg(long, env = "PARTITION_EVENTS", value_enum, value_name = "HOW")]
@@ -61,7 +62,7 @@ impl Migrate {
                 runtime.block_on(schema::migrate_postgres(&database, Tables::Events))?;
                 let wanted = self.partition_events.map_or(Wanted::AsItIs, |_| Wanted::Monthly);
                 runtime.block_on(monthly::keep(&database, wanted))?;
-                runtime.block_on(notify::switch(&database, self.notify == Notify::On))?;
+                runtime.block_on(notify::switch(&database, self.notify.map(|notify| notify == Notify::On)))?;
             }
             DatabaseUrl::Sqlite(path) => schema::migrate_sqlite(path, Tables::Events, runtime)?,
         }
@@ -78,6 +79,10 @@ impl Migrate {
             }
         }
         tracing::info!(database = %context.read_model, "the read model tables are up to date");
+        // Last, because whatever is wrong with a month is no reason to leave tables as they were.
+        if let DatabaseUrl::Postgres(options) = &context.events {
+            runtime.block_on(monthly::make_months(&Postgres::new(options, runtime.clone())))?;
+        }
         Ok(())
     }
 }

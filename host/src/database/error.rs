@@ -150,6 +150,14 @@ pub enum DatabaseError {
         /// What is in the way, a line each.
         obstacles: String,
     },
+    /// Somebody told the command to end for the second time, while it took back what keeps events out.
+    #[error(
+        "the constraint projectionist_until is still on the events table of {database}: events dated later than it says are refused"
+    )]
+    BoundLeft {
+        /// Which database.
+        database: String,
+    },
     /// Somebody told the command to end.
     #[error("{database}: {doing} was interrupted")]
     Interrupted {
@@ -242,12 +250,15 @@ impl DatabaseError {
             Self::Migration { .. } => {
                 Some("nothing was changed by the migration that failed; mend the cause and run `host migrate` again")
             }
-            Self::EventsInUse { .. } => {
-                Some("nothing was changed, and writers were not kept waiting; run it again when that has ended")
-            }
-            Self::CannotPartition { .. } => {
-                Some("nothing was changed; do what stands there, and run it again: docs/operations.md, Events by month")
-            }
+            Self::EventsInUse { .. } => Some(
+                "events are stored and read as before, and writers were not kept waiting; run it again when that has ended",
+            ),
+            Self::CannotPartition { .. } => Some(
+                "events are stored as before; do what stands there, and run it again: docs/operations.md, Events by month",
+            ),
+            Self::BoundLeft { .. } => Some(
+                "ALTER TABLE events DROP CONSTRAINT projectionist_until; `host migrate` does that, too, and any `host doctor` tells of it",
+            ),
             Self::Interrupted { .. } => Some("events are stored as before; run it again, and it goes on from there"),
             Self::RoleRefused(_) => Some(
                 "run these statements once, as an administrator; or give the host's login CREATEROLE, and the ownership of \
@@ -284,6 +295,7 @@ impl DatabaseError {
             | Self::File { .. }
             | Self::EventsInUse { .. }
             | Self::Interrupted { .. }
+            | Self::BoundLeft { .. }
             | Self::Postgres { .. }
             | Self::Sqlite { .. } => false,
         }

@@ -125,7 +125,8 @@ const TURN: Duration = Duration::from_secs(600);
 /// When the database fails, or another is at work for ten minutes.
 pub(super) async fn take_turn(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
     let failed = |error| database.error("waiting for another `host migrate`", error);
-    let patience = sqlx::AssertSqlSafe(format!("SET lock_timeout = {}", TURN.as_millis()));
+    // A server may allow its clients some seconds only.
+    let patience = sqlx::AssertSqlSafe(format!("SET statement_timeout = 0; SET lock_timeout = {}", TURN.as_millis()));
     sqlx::raw_sql(patience).execute(&mut *connection).await.map_err(failed)?;
     let mut turn = connection.lock();
     let locked = match tokio::time::timeout(Duration::from_secs(1), &mut turn).await {
@@ -295,11 +296,13 @@ fn judge(database: &str, tables: Tables, found: &[(i64, bool)], migrator: &Migra
     let known: Vec<i64> = migrator.iter().map(|migration| migration.version).collect();
     let (wanted, last) = (known.iter().max().copied().unwrap_or(0), found.iter().map(|(version, _)| *version).max());
     let Some(last) = last else { return Err(DatabaseError::Unmigrated { database, tables }) };
+    // Whatever its number: a release that branched off before may have brought it. And first of all, because what it changed is
+    // not to be migrated by this host either.
+    if let Some((found, _)) = found.iter().rfind(|(version, breaking)| *breaking && !known.contains(version)) {
+        return Err(DatabaseError::Newer { database, tables, found: *found, known: wanted });
+    }
     if last < wanted {
         return Err(DatabaseError::Outdated { database, tables, found: last, wanted });
-    }
-    if let Some((found, _)) = found.iter().rfind(|(version, breaking)| *breaking && *version > wanted) {
-        return Err(DatabaseError::Newer { database, tables, found: *found, known: wanted });
     }
     // One that was added with a lower number, by a release that branched off before, is not told by the last one.
     let is_there = |wanted: &i64| found.iter().any(|(version, _)| version == wanted);
@@ -308,4 +311,29 @@ fn judge(database: &str, tables: Tables, found: &[(i64, bool)], migrator: &Migra
         return Ok(());
     }
     Err(DatabaseError::Incomplete { database, tables, missing: missing.join(", ") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_breaking_migration_of_another_host_is_noticed_whatever_its_number() {
+        let migrator = Tables::Events.postgres();
+        let known: Found = migrator.iter().map(|migration| (migration.version, true)).collect();
+        judge("shop", Tables::Events, &known, migrator).expect("what this host brought itself");
+        for (number, breaking) in [(0, true), (0, false), (999, true), (999, false)] {
+            let mut found = known.clone();
+            found.push((number, breaking));
+            found.sort_unstable();
+            let newer = matches!(
+                judge("shop", Tables::Events, &found, migrator),
+                Err(DatabaseError::Newer { found, .. }) if found == number
+            );
+            assert_eq!(newer, breaking, "{number}");
+        }
+        // Also where this host would have something to add.
+        let refused = judge("shop", Tables::Events, &[(0, true)], migrator);
+        assert!(matches!(refused, Err(DatabaseError::Newer { .. })), "{refused:?}");
+    }
 }

@@ -7,6 +7,11 @@ FROM it WHERE NOT EXISTS (
     SELECT FROM pg_attribute
     WHERE attrelid = it.oid AND attname = 'created_at' AND atttypid = 'timestamptz'::regtype AND attnotnull AND NOT attisdropped)
 UNION ALL
+SELECT format('%1$s may be NULL, and is a key of an event: ALTER TABLE events ALTER %1$s SET NOT NULL', attname)
+FROM pg_attribute JOIN it ON attrelid = it.oid
+WHERE attname IN ('global_position', 'event_id', 'bounded_context', 'aggregate_type', 'aggregate_id', 'aggregate_version')
+  AND NOT attnotnull AND NOT attisdropped
+UNION ALL
 SELECT format('%s is an identity or generated column: make it an ordinary one, with a sequence as its default', attname)
 FROM pg_attribute JOIN it ON attrelid = it.oid WHERE (attidentity <> '' OR attgenerated <> '') AND NOT attisdropped
 UNION ALL
@@ -42,6 +47,10 @@ FROM pg_class JOIN it USING (oid) WHERE relrowsecurity OR EXISTS (SELECT FROM pg
 UNION ALL
 SELECT format('the publication %I: take it out, and add it again afterwards', pubname)
 FROM pg_publication_rel JOIN it ON prrelid = it.oid JOIN pg_publication ON pg_publication.oid = prpubid
+UNION ALL
+SELECT format('the publication %1$I of all tables, which would send events under the names of months: ALTER PUBLICATION %1$I SET '
+              '(publish_via_partition_root = true)', pubname)
+FROM pg_publication WHERE puballtables AND NOT pubviaroot
 UNION ALL
 SELECT format('%s inherits from it or it from that', CASE it.oid WHEN inhparent THEN inhrelid ELSE inhparent END::regclass)
 FROM pg_inherits JOIN it ON it.oid IN (inhparent, inhrelid)

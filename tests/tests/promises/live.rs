@@ -66,8 +66,16 @@ fn without_notifications_polling_alone_suffices() {
     measure(&setup, "Postgres by polling");
     host.terminate();
     host.wait().success();
+    // A migration that says nothing of it leaves it as it is.
     setup.run(["migrate"]).success();
+    assert!(!notifies(&setup));
+    setup.run(["migrate", "--notify", "on"]).success();
     assert!(notifies(&setup), "and they can be had again");
+    // Nor does the first word have to be the last.
+    let other = Setup::empty(Kind::Postgres);
+    other.run(["migrate", "--notify", "off"]).success();
+    other.run(["migrate"]).success();
+    assert!(!notifies(&other));
 }
 
 #[test]

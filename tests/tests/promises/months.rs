@@ -89,7 +89,7 @@ fn a_table_with_events_is_laid_out_in_months_under_load_and_every_event_is_appli
         // And again, while all of it goes on.
         partition(&setup).success();
         setup.run(["migrate", "--notify", "off"]).success();
-        setup.run(["migrate"]).success();
+        setup.run(["migrate", "--notify", "on"]).success();
     });
     wait_until("all is applied", || noted(&setup) == (rounds * AGGREGATES) as u64);
     for host in hosts {
@@ -325,6 +325,13 @@ fn events_of_a_month_that_nobody_has_made_are_applied_and_move_when_somebody_doe
     setup.insert(&[note("c")]);
     let late = "events_default has events of a month whose partition was not there in time";
     assert!(doctor(&setup).iter().any(|told| told.contains(late)), "{:?}", doctor(&setup));
+    // And moves, also to a month that has passed.
+    setup.insert(&[note("c").at(&first_of_month(&setup, -2))]);
+    setup.run(["migrate"]).success();
+    let left = format!("SELECT count(*) FROM events_default WHERE created_at < '{next}'");
+    assert_eq!(setup.connect().value(&left), "0");
+    assert_eq!(setup.connect().value("SELECT count(*) FROM events WHERE aggregate_id = 'c'"), "2");
+    assert_eq!(doctor(&setup), Vec::<String>::new());
 }
 
 #[test]
@@ -336,7 +343,10 @@ fn a_table_that_something_hangs_on_is_refused_with_what_to_do() {
          CREATE TABLE mails (event BIGINT REFERENCES events);
          CREATE FUNCTION nothing() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
          CREATE TRIGGER outbox AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION nothing();
-         ALTER TABLE events DROP CONSTRAINT events_event_id_key",
+         ALTER TABLE events DROP CONSTRAINT events_event_id_key;
+         ALTER TABLE events ALTER event_id DROP NOT NULL;
+         CREATE PUBLICATION of_all FOR ALL TABLES; CREATE PUBLICATION of_schema FOR TABLES IN SCHEMA public;
+         CREATE PUBLICATION by_root FOR ALL TABLES WITH (publish_via_partition_root = true)",
     );
     let output = partition(&setup);
     let error = output.exited(2).error();
@@ -345,14 +355,29 @@ fn a_table_that_something_hangs_on_is_refused_with_what_to_do() {
         "the foreign key mails_event_fkey of mails: drop it, a partitioned table has no key for one to point to",
         "the view latest, which reads it: drop it, and make it again afterwards",
         "the trigger outbox: drop it, and make it again afterwards",
-        "hint: nothing was changed; do what stands there, and run it again",
+        "event_id may be NULL, and is a key of an event: ALTER TABLE events ALTER event_id SET NOT NULL",
+        "the publication of_all of all tables, which would send events under the names of months",
+        "the publication of_schema of all tables in its schema, which would send events under the names of months",
+        "hint: events are stored as before; do what stands there, and run it again",
     ] {
         assert!(error.contains(obstacle), "{obstacle}: {error}");
     }
+    assert!(!error.contains("by_root"), "{error}");
     assert_eq!(connection.value("SELECT to_regclass('projectionist.event_keys') IS NULL"), "true");
     connection.execute(
-        "DROP VIEW latest; DROP TABLE mails; DROP TRIGGER outbox ON events; CREATE UNIQUE INDEX again ON events (event_id)",
+        "DROP VIEW latest; DROP TABLE mails; DROP TRIGGER outbox ON events; CREATE UNIQUE INDEX again ON events (event_id);
+         ALTER TABLE events ALTER event_id SET NOT NULL; ALTER PUBLICATION of_all SET (publish_via_partition_root = true);
+         ALTER PUBLICATION of_schema SET (publish_via_partition_root = true)",
     );
+    // An event of the far future is found before anything is made.
+    let mut late = setup.connect();
+    late.execute("BEGIN");
+    late.insert(&[note("a").at("2999-01-01T00:00:00.000000Z")]);
+    late.execute("COMMIT");
+    let error = partition(&setup);
+    assert!(error.exited(2).error().contains("until then there would be one partition only"), "{}", error.error());
+    assert_eq!(connection.value("SELECT to_regclass('projectionist.event_keys') IS NULL"), "true");
+    connection.execute("DELETE FROM events");
     partition(&setup).success();
     // Who has laid it out otherwise has done so for a reason.
     let other = Setup::new(Kind::Postgres);
@@ -427,4 +452,90 @@ fn the_least_that_a_host_needs_is_enough_where_events_lie_in_months() {
     command.env("DATABASE_URL", setup.source().url().replace("postgres@", "projectionist_host@"));
     let told = Host::spawn(command).wait().stdout.clone();
     assert!(!told.contains("this user lacks") && !told.contains("permission denied"), "{told}");
+}
+
+/// How many wait for a lock in this database, by what they are called in their session.
+fn waiting(connection: &mut Connection, named: &str) -> u64 {
+    let sql = format!(
+        "SELECT count(*) FROM pg_stat_activity
+         WHERE wait_event_type = 'Lock' AND datname = current_database() AND application_name = '{named}'"
+    );
+    connection.value(&sql).parse().expect("a number")
+}
+
+#[test]
+fn a_page_and_an_event_that_wait_while_a_month_is_made_miss_nothing() {
+    let setup = in_months();
+    forget_the_coming_months(&setup);
+    let next = first_of_month(&setup, 1);
+    let host = follow(&setup, &[]);
+    setup.insert(&[note("a").at(&next)]);
+    let (mut look, mut holder) = (setup.connect(), setup.connect());
+    // Lets readers and writers pass, and the month wait.
+    holder.execute("BEGIN; LOCK TABLE events_default IN ACCESS SHARE MODE");
+    let migrate = setup.start(["migrate"]);
+    std::thread::scope(|scope| {
+        let mut version = 1;
+        // A try of the month lasts half a second only: again, until both have come in time to wait behind it.
+        let (reader, writer) = loop {
+            version += 1;
+            wait_until("the month waits", || waiting(&mut look, "projectionist migrate") == 1);
+            let (mut page, mut event) = (setup.connect(), setup.connect());
+            page.execute("SET application_name = 'reader'");
+            event.execute("SET application_name = 'writer'");
+            let next = &next;
+            let reader = scope.spawn(move || page.value("SELECT count(*) FROM events WHERE aggregate_version = 1"));
+            let writer = scope.spawn(move || store(&mut event, version, "a", version, next));
+            let both = |look: &mut Connection| waiting(look, "reader") + waiting(look, "writer") == 2;
+            wait_until("they wait, or have ended", || both(&mut look) || reader.is_finished() && writer.is_finished());
+            if both(&mut look) && waiting(&mut look, "projectionist migrate") == 1 {
+                break (reader, writer);
+            }
+            assert_eq!(reader.join().expect("it ends"), "1");
+            writer.join().expect("it ends").unwrap();
+        };
+        holder.execute("COMMIT");
+        assert_eq!(reader.join().expect("it ends"), "1", "the event that moved is on the page");
+        writer.join().expect("it ends").unwrap();
+        migrate.wait().success();
+        assert_eq!(look.value("SELECT count(*) FROM events_default"), "0");
+        wait_until("all is applied", || noted(&setup) == u64::from(version));
+        host.terminate();
+        host.wait().success();
+        let all: Vec<_> = (1..=version).map(|version| vec!["a".to_owned(), version.to_string()]).collect();
+        assert_eq!(notes(&setup), all);
+    });
+}
+
+#[test]
+fn an_autovacuum_is_no_reason_to_give_up() {
+    let cluster = Cluster::start_with("autovacuum_naptime = '1s'\n");
+    let setup = Setup::on(&cluster);
+    let mut connection = setup.connect();
+    connection.execute(
+        "ALTER TABLE events SET (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0,
+             autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+         INSERT INTO events (event_id, aggregate_type, aggregate_id, aggregate_version, event_type, payload)
+         SELECT gen_random_uuid(), 'Saboteur', 'a', number, 'Order', '{}' FROM generate_series(1, 20000) AS number;
+         DELETE FROM events WHERE aggregate_version % 2 = 0",
+    );
+    let at_work = "SELECT count(*) > 0 FROM pg_locks JOIN pg_stat_activity USING (pid)
+                   WHERE relation = 'events'::regclass AND backend_type = 'autovacuum worker'";
+    wait_until("an autovacuum is at work", || connection.value(at_work) == "true");
+    let output = partition(&setup);
+    assert!(output.success().stderr.contains("autovacuum"), "{}", output.stderr);
+}
+
+#[test]
+fn a_default_partition_with_much_in_it_keeps_no_migration_back() {
+    let setup = in_months();
+    forget_the_coming_months(&setup);
+    let next = first_of_month(&setup, 1);
+    setup.connect().execute(&format!(
+        "INSERT INTO events (event_id, aggregate_type, aggregate_id, aggregate_version, event_type, payload, created_at)
+         SELECT gen_random_uuid(), 'Saboteur', 'a', number, 'Order', '{{}}', '{next}' FROM generate_series(1, 50001) AS number"
+    ));
+    let output = setup.run(["migrate"]);
+    assert!(output.success().stderr.contains("too many to be moved"), "{}", output.stderr);
+    assert_eq!(setup.connect().value("SELECT count(*) FROM events_default"), "50001");
 }

@@ -10,7 +10,7 @@
 //!
 //! Killed after 1 or 2, it has changed nothing that anybody notices, and the next attempt goes on from there. Between 3 and 4,
 //! events dated later than the bound are refused; so whatever goes wrong there, also a signal, takes the constraint away again,
-//! and what a kill leaves is taken away by the next `host migrate` and told by `host doctor` ([`super::LEFT_BEHIND`]).
+//! however long that takes, and what a kill leaves is taken away by the next `host migrate` and told by `host doctor` ([`super::LEFT_BEHIND`]).
 
 use sqlx::PgConnection;
 use tokio::signal::unix::{SignalKind, signal};
@@ -23,6 +23,12 @@ const STRETCH: i64 = 20_000;
 
 /// What keeps the table from being partitioned, a line each.
 const OBSTACLES: &str = include_str!("../../../../migrations/postgres/monthly/obstacles.sql");
+
+/// The same that servers have since version 15, and whether this one is such.
+const OBSTACLES_15: &str = include_str!("../../../../migrations/postgres/monthly/obstacles_15.sql");
+
+/// See [`OBSTACLES_15`].
+const IS_15: &str = "SELECT to_regclass('pg_catalog.pg_publication_namespace') IS NOT NULL";
 
 /// Whether keys are there that no trigger keeps: those of another table that was here before.
 const STALE_KEYS: &str = "
@@ -44,6 +50,9 @@ const NOTIFIES: &str = "
 
 /// Takes away the constraint of step 3.
 const NO_BOUND: &str = "ALTER TABLE events DROP CONSTRAINT IF EXISTS projectionist_until";
+
+/// How long after an attempt to take it away comes the next.
+const AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// What is being done, in messages.
 const DOING: &str = "partitioning the events table";
@@ -68,15 +77,11 @@ async fn left_behind(database: &Postgres, connection: &mut PgConnection) -> Resu
 pub(super) async fn convert(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
     let failed = |error| database.error(DOING, error);
     refuse(database, connection).await?;
+    // Before the keys, so that nothing was changed when it is refused; and again after them, which may take long.
+    bound(database, connection, "").await?;
     keep_keys(database, connection).await?;
-    let (bound, old_name, too_late): (String, String, Option<String>) =
-        sqlx::query_as(BOUND).fetch_one(&mut *connection).await.map_err(failed)?;
-    if let Some(last) = too_late {
-        return Err(cannot(
-            database,
-            &format!("an event is dated {last}: until then there would be one partition only"),
-        ));
-    }
+    let stays = " (projectionist.event_keys and its trigger were made meanwhile, and stay for the next attempt)";
+    let (bound, old_name) = bound(database, connection, stays).await?;
     let pid: i32 = sqlx::query_scalar("SELECT pg_backend_pid()").fetch_one(&mut *connection).await.map_err(failed)?;
     tracing::info!(bound, "reading the events table once; until that is done, no event dated later than this is taken");
     let done = tokio::select! {
@@ -84,7 +89,7 @@ pub(super) async fn convert(database: &Postgres, connection: &mut PgConnection) 
         () = told_to_end() => Err(DatabaseError::Interrupted { database: database.name().to_owned(), doing: DOING }),
     };
     if done.is_err() {
-        take_back(database, pid).await?;
+        take_back_at_last(database, pid).await?;
     } else {
         tracing::info!(
             partition = old_name,
@@ -93,6 +98,23 @@ pub(super) async fn convert(database: &Postgres, connection: &mut PgConnection) 
         );
     }
     done
+}
+
+/// Where the first partition is to end, and its name. Refused when that is far ahead, with what is to be told of it.
+async fn bound(
+    database: &Postgres,
+    connection: &mut PgConnection,
+    told: &str,
+) -> Result<(String, String), DatabaseError> {
+    let (bound, old_name, too_late): (String, String, Option<String>) =
+        sqlx::query_as(BOUND).fetch_one(connection).await.map_err(|error| database.error(DOING, error))?;
+    match too_late {
+        Some(last) => Err(cannot(
+            database,
+            &format!("an event is dated {last}: until then there would be one partition only{told}"),
+        )),
+        None => Ok((bound, old_name)),
+    }
 }
 
 /// Steps 3 and 4.
@@ -121,6 +143,21 @@ async fn switch(
         sql.push_str(notify::ON);
     }
     patience::change_events(database, connection, DOING, &sql).await
+}
+
+/// Takes the constraint back, however long somebody is in the way or the server is away: as long as it is there, events dated later
+/// are refused, and whoever reads that the command failed has no reason to think of it. A second signal ends that, and says so.
+async fn take_back_at_last(database: &Postgres, pid: i32) -> Result<(), DatabaseError> {
+    let at_last = async {
+        while let Err(error) = take_back(database, pid).await {
+            tracing::warn!(%error, "cannot take CHECK projectionist_until from the events table yet; trying again until it is gone");
+            tokio::time::sleep(AGAIN).await;
+        }
+    };
+    tokio::select! {
+        () = at_last => Ok(()),
+        () = told_to_end() => Err(DatabaseError::BoundLeft { database: database.name().to_owned() }),
+    }
 }
 
 /// Takes the constraint back, on a connection of its own: the other may be in the middle of something.
@@ -164,7 +201,11 @@ fn cannot(database: &Postgres, obstacle: &str) -> DatabaseError {
 /// Refuses a table that cannot be, before anything is changed.
 async fn refuse(database: &Postgres, connection: &mut PgConnection) -> Result<(), DatabaseError> {
     let failed = |error| database.error(DOING, error);
-    let obstacles: Vec<String> = sqlx::query_scalar(OBSTACLES).fetch_all(&mut *connection).await.map_err(failed)?;
+    let mut obstacles: Vec<String> = sqlx::query_scalar(OBSTACLES).fetch_all(&mut *connection).await.map_err(failed)?;
+    if sqlx::query_scalar::<_, bool>(IS_15).fetch_one(&mut *connection).await.map_err(failed)? {
+        let more: Vec<String> = sqlx::query_scalar(OBSTACLES_15).fetch_all(&mut *connection).await.map_err(failed)?;
+        obstacles.extend(more);
+    }
     if !obstacles.is_empty() {
         return Err(cannot(database, &obstacles.join("\n    ")));
     }

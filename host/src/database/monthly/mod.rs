@@ -93,7 +93,7 @@ pub enum Wanted {
     Monthly,
 }
 
-/// Lays the events table out by month if that is wanted, and makes the coming months of one that is.
+/// Lays the events table out by month if that is wanted, and takes away what an attempt has left.
 ///
 /// # Errors
 /// When the database fails, [`DatabaseError::CannotPartition`] when the table is not one that can be laid out so, and
@@ -102,8 +102,6 @@ pub async fn keep(database: &Postgres, wanted: Wanted) -> Result<(), DatabaseErr
     let failed = |error| database.error("looking at the events table", error);
     let mut connection = database.connect("projectionist migrate").await?;
     schema::take_turn(database, &mut connection).await?;
-    // A server may allow its clients some seconds only.
-    sqlx::raw_sql("SET statement_timeout = 0").execute(&mut connection).await.map_err(failed)?;
     let layout: String = sqlx::query_scalar(LAYOUT).fetch_one(&mut connection).await.map_err(failed)?;
     match (&*layout, wanted) {
         ("whole", _) => convert::clear(database, &mut connection).await?,
@@ -114,11 +112,21 @@ pub async fn keep(database: &Postgres, wanted: Wanted) -> Result<(), DatabaseErr
         _ => {}
     }
     match (&*layout, wanted) {
-        ("monthly", _) => {}
-        ("whole", Wanted::Monthly) => convert::convert(database, &mut connection).await?,
-        _ => return Ok(()),
+        ("whole", Wanted::Monthly) => convert::convert(database, &mut connection).await,
+        _ => Ok(()),
     }
-    ahead::make_months(database, &mut connection).await
+}
+
+/// Makes the months that are missing, of a table that is laid out by month.
+///
+/// # Errors
+/// When the database fails, and [`DatabaseError::EventsInUse`] when somebody had the table locked all the time.
+pub async fn make_months(database: &Postgres) -> Result<(), DatabaseError> {
+    let failed = |error| database.error("looking at the events table", error);
+    let mut connection = database.connect("projectionist migrate").await?;
+    schema::take_turn(database, &mut connection).await?;
+    let layout: String = sqlx::query_scalar(LAYOUT).fetch_one(&mut connection).await.map_err(failed)?;
+    if layout == "monthly" { ahead::make_months(database, &mut connection).await } else { Ok(()) }
 }
 
 /// Names that the statements of this module need, quoted.
