@@ -86,7 +86,8 @@ impl RebuildCommand {
         };
         let projection = plugin.descriptor.name.clone();
         let place = if self.in_place { Place::InPlace } else { Place::Beside };
-        let ground = Ground { context, read_model, source: Arc::clone(&source), projection, place, how, stop };
+        let ground =
+            Ground { context, read_model, source: Arc::clone(&source), projection, place, how, stop, live: None };
         let done = if self.discard { ground.discard()? } else { ground.rebuild(&plugin)? };
         Ok(super::print_line(&done)?)
     }
