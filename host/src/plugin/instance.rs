@@ -330,11 +330,19 @@ fn store(plugin: &Plugin, work: Option<Arc<Mutex<UnitOfWork>>>) -> Store<Guest> 
             Some(work) => work.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take_waited(),
             None => Duration::ZERO,
         };
-        guest.waited += waited;
-        // This comes when the epoch has moved by what a call may take, and a tick more: so long ago it began. To look at the
-        // clock then costs nothing; to do it when each call begins would.
+        // This comes when the epoch has moved by what a call may take, and a tick more: so long ago it began, at least. To look
+        // at the clock then costs nothing; to do it when each call begins would.
         let (now, limit) = (Instant::now(), guest.limits.call);
-        let began = *guest.began.get_or_insert_with(|| now.checked_sub(limit).unwrap_or(now));
+        let began = match guest.began {
+            Some(began) => {
+                guest.waited += waited;
+                began
+            }
+            None if waited.is_zero() => now.checked_sub(limit).unwrap_or(now),
+            // Nobody knows how much of the time was its own. It counts from here, so it may take twice what is allowed.
+            None => now,
+        };
+        guest.began = Some(began);
         let own = (now - began).saturating_sub(guest.waited);
         match guest.limits.call.checked_sub(own) {
             Some(left) if !left.is_zero() => Ok(UpdateDeadline::Continue(ticks(left))),

@@ -90,7 +90,13 @@ impl ApplyError {
     /// Whether it went past a limit on what a transaction may take, of which a smaller one takes less.
     #[must_use]
     pub fn is_past_a_limit(&self) -> bool {
-        self.sql().is_some_and(|error| error.code == sqlstate::LIMIT)
+        self.sql().is_some_and(|error| error.code == sqlstate::LIMIT) || self.is_out_of_time()
+    }
+
+    /// Whether the transaction took longer than it may, whichever of its events was at it just then.
+    #[must_use]
+    pub fn is_out_of_time(&self) -> bool {
+        self.sql().is_some_and(|error| error.code == sqlstate::OUT_OF_TIME)
     }
 }
 

@@ -38,6 +38,8 @@ pub(super) const IN_A_ROW: u32 = 3;
 pub struct Losses {
     /// Where the checkpoint stood at the last one, and how many there were.
     at: Option<(Position, u32)>,
+    /// How many losses it has taken so far to find out.
+    rounds: u32,
     /// Up to where events go one by one.
     alone_until: Option<Position>,
     /// The event that was lost alone.
@@ -64,6 +66,7 @@ impl Losses {
     pub(super) fn lost(&mut self, at: Position, to: Position) {
         let times = self.at.filter(|(before, _)| *before == at).map_or(1, |(_, times)| times + 1);
         self.at = Some((at, times));
+        self.rounds = times;
         if times >= IN_A_ROW {
             self.alone_until = self.alone_until.max(Some(to));
         }
@@ -74,14 +77,26 @@ impl Losses {
         if self.alone_until.is_none() {
             return;
         }
-        let counts = self.suspect.as_ref().filter(|suspect| suspect.position == position).map_or(0, |it| it.counts);
+        let known = self.suspect.as_ref().filter(|suspect| suspect.position == position);
+        self.rounds = known.map_or(IN_A_ROW, |_| self.rounds) + 1;
+        let counts = known.map_or(0, |it| it.counts);
         self.suspect = Some(Suspect { position, counts, is_open: error.is_without_a_word() });
+    }
+
+    /// Whether another try may tell more than those before it: whoever is to end after so many failures goes on for that
+    /// long, or an event that kills its process would never be given up.
+    pub(super) fn may_tell_more(&self) -> bool {
+        (1..=3 * IN_A_ROW).contains(&self.rounds)
     }
 
     /// Whether events go one by one from here.
     pub(super) fn is_one_by_one(&mut self, from: Position) -> bool {
         if self.alone_until.is_some_and(|until| from >= until) {
             *self = Self { replay: self.replay, ..Self::default() };
+        }
+        if self.alone_until.is_none() && self.at.is_some_and(|(at, _)| at != from) {
+            // That one has come through.
+            (self.at, self.rounds) = (None, 0);
         }
         self.alone_until.is_some()
     }
@@ -178,6 +193,21 @@ mod tests {
             "the server's process died each of the 3 times that this event was applied alone (SQLSTATE 08X01)"
         );
         assert!(losses.verdict(Position::from_sql(12)).is_none());
+        assert!(losses.may_tell_more());
+        assert!(!losses.is_one_by_one(Position::from_sql(20)) && !losses.may_tell_more());
+    }
+
+    #[test]
+    fn whoever_is_to_end_after_so_many_failures_does_when_nothing_is_found_out() {
+        let mut losses = one_by_one();
+        for _ in 0..2 * IN_A_ROW {
+            assert!(losses.may_tell_more());
+            losses.lost_alone(Position::from_sql(11), &silence());
+        }
+        losses.lost_alone(Position::from_sql(11), &silence());
+        assert!(!losses.may_tell_more());
+        losses.lost_alone(Position::from_sql(12), &silence());
+        assert!(losses.may_tell_more(), "another event");
     }
 
     #[test]

@@ -127,6 +127,11 @@ impl Applier {
                     self.roll_back();
                     return self.stays_parked(request, Some(position), "it is not in the log any more", 1, replaying);
                 }
+                // All of them together took too long, and not the one that was at it.
+                Err(Failed::At(_, error)) if error.is_out_of_time() => {
+                    self.roll_back();
+                    return self.stays_parked(request, None, &error.to_string(), 1, replaying);
+                }
                 Err(Failed::At(position, error)) => (Some(position), error),
                 Err(Failed::Whole(error)) => (None, error),
             };

@@ -84,7 +84,7 @@ impl Requests {
                 Carried::Answered(answer) => applied += answer.applied,
                 Carried::Waits(why) => {
                     waits = true;
-                    tell(applier, request, &why);
+                    tell(applier, request, &why)?;
                 }
             }
         }
@@ -98,8 +98,14 @@ impl Requests {
 }
 
 /// Says why a request waits, in the log and to whoever asked.
-fn tell(applier: &Applier, request: &Request, why: &str) {
+///
+/// # Errors
+/// When the connection was lost over it: then nobody knows whether it was said.
+fn tell(applier: &Applier, request: &Request, why: &str) -> Result<(), Trouble> {
     tracing::warn!(aggregate = %request.aggregate, reason = why, request = request.id, "a replay waits; nothing is lost");
-    // It may be the disk that is full.
-    applier.work().replays().note(request.id, why).ok();
+    match applier.work().replays().note(request.id, why) {
+        Err(error) if error.is_lost_connection() => Err(ApplyError::from(error).into()),
+        // It may be the disk that is full.
+        Ok(()) | Err(_) => Ok(()),
+    }
 }

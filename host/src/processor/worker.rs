@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use super::backoff::Backoff;
 use super::batch::Applier;
 use super::failure::{ApplyError, Kind};
-use super::losses::Losses;
+use super::losses::{IN_A_ROW, Losses};
 use super::pace::Pace;
 use super::paths::WentBack;
 use super::pausing::{self, Found, Pausing};
@@ -189,7 +189,9 @@ impl Worker {
             self.meter.retried();
             let wait = backoff.fail();
             let options = self.options.get();
-            if options.until == Until::CaughtUp && backoff.failures() >= options.max_attempts {
+            // A server that lost a process is back a few seconds later.
+            let more = if losses.may_tell_more() { IN_A_ROW } else { 0 };
+            if options.until == Until::CaughtUp && backoff.failures() >= options.max_attempts.saturating_add(more) {
                 return Outcome::Failed(format!("{name}, partition {}: {reason}", self.partition));
             }
             tracing::warn!(reason, attempts = backoff.failures(), ?wait, "will try again; nothing is lost");
@@ -210,6 +212,9 @@ impl Worker {
         let goal = self.goal()?;
         let claim = self.claim(name, reader)?;
         losses.look(&self.read_model, &self.owner)?;
+        if losses.may_tell_more() {
+            backoff.reset();
+        }
         tracing::info!(position = claim.position.get(), epoch = claim.epoch.0, "partition claimed");
         if !claim.lineage.is_empty() {
             let (until, totals) = (claim.lineage.until().get(), claim.lineage.totals());

@@ -397,7 +397,7 @@ impl UnitOfWork {
 /// The error of a transaction that has been open for longer than this.
 pub(super) fn out_of_time(limit: Duration) -> SqlError {
     SqlError::permanent(
-        sqlstate::LIMIT,
+        sqlstate::OUT_OF_TIME,
         format!("the transaction was open for longer than {limit:?} (--max-batch-time)"),
     )
 }

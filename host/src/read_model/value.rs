@@ -139,6 +139,8 @@ pub mod sqlstate {
     pub const NO_SUCH_SCHEMA: &str = "3F000";
     /// A limit of the sandbox.
     pub const LIMIT: &str = "54000";
+    /// The transaction took longer than it may.
+    pub const OUT_OF_TIME: &str = "54X01";
     /// A statement that nests too deep.
     pub const TOO_COMPLEX: &str = "54001";
     /// A statement was cancelled: it took too long.

@@ -43,6 +43,10 @@ const HELD: usize = 48 << 20;
 /// How many of them one worker may hold.
 const MOST_HELD: usize = 16 << 20;
 
+/// How many of them one may hold however many there are. Those who are together hold the same pages, so this counts most of
+/// them more than once.
+const LEAST_HELD: usize = 4 << 20;
+
 /// What tells readers apart.
 type ReaderId = u64;
 
@@ -135,7 +139,7 @@ impl Subscription {
     /// How many bytes of events a batch may hold, about: the fewer workers share the process's memory, the more.
     #[must_use]
     pub fn share(&self) -> usize {
-        (HELD / self.feed.wishes().len().max(1)).min(MOST_HELD)
+        (HELD / self.feed.wishes().len().max(1)).clamp(LEAST_HELD, MOST_HELD)
     }
 
     /// Does not read for now (it stands by, or its database is gone): nobody has to wait for it.

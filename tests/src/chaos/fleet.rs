@@ -23,7 +23,7 @@ pub const SLOTS: usize = 4;
 const ACTIVE: usize = 2;
 
 /// What is logged: batches as they begin and end, and everything that `info` has.
-const LOG: &str = "info,projectionist_host::processor::worker=debug";
+const LOG: &str = "info,projectionist_host::processor::paths=debug";
 
 /// How long an aim waits for its target to be in the middle of a batch.
 const AIM: Duration = Duration::from_millis(500);

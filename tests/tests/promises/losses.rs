@@ -1,7 +1,7 @@
 //! A statement over which a process of the server dies is poison, and is dealt with like any other poison; a server that restarts,
 //! or ends sessions, or loses other processes, is not the event's fault, however often it happens at the same place.
 
-use projectionist_tests::{Cluster, Connection, Host, Setup, wait_for, wait_until};
+use projectionist_tests::{Cluster, Connection, Host, Setup, plugin, wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::json;
 
@@ -122,6 +122,18 @@ fn an_event_over_which_processes_of_the_server_die_is_parked_and_the_others_are_
     assert_eq!((setup.dead_letters("saboteur"), noted(&setup)), (vec![], 5));
     host.terminate();
     host.wait().success();
+}
+
+#[test]
+fn who_is_to_end_when_it_has_caught_up_gets_past_such_an_event() {
+    let cluster = Cluster::start();
+    let setup = Setup::on(&cluster);
+    setup.insert(&[note("a"), lingering("bad"), note("c")]);
+    let arguments = ["run", "--once", "--plugin", &plugin("saboteur")];
+    let host = Host::spawn(setup.command([&arguments[..], &LONG].concat()));
+    kill_each(&setup, || shows(&setup, "SELECT count(*) FROM projectionist.dead_letters", "1"));
+    host.wait().success();
+    assert_eq!(notes(&setup), [["a", "1"], ["c", "1"]]);
 }
 
 #[test]

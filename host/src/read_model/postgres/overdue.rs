@@ -112,7 +112,7 @@ impl Backend {
         // Seen and done in one statement, so that hardly anything can change between the two.
         let ask = format!(
             "SELECT wait_event = 'SyncRep', CASE WHEN wait_event IS DISTINCT FROM 'SyncRep' THEN {function}(pid) END
-             FROM pg_stat_activity WHERE pid = $1 AND {SINCE} = $2 AND state IN ('active', 'fastpath function call')"
+             FROM pg_stat_activity WHERE pid = $1 AND {SINCE} = $2 AND state IN ('active', 'fastpath function call', 'disabled')"
         );
         let ask = sqlx::query_as::<_, (Option<bool>, Option<bool>)>(sqlx::AssertSqlSafe(ask));
         let ask = ask.bind(self.pid).bind(self.since);

@@ -266,9 +266,11 @@ fn refused(
 
 /// Waits until nobody else changes rights in this database, and is the one who does until the transaction ends. Roles of
 /// projections that start together are granted the same things, and the server fails whoever comes second (`tuple concurrently
-/// updated`). Taken behind the lock of a role, and never before one.
+/// updated`). Taken behind the lock of a role, and never before one. Whoever is frozen with it makes others wait for some
+/// seconds, and then try again from the start.
 pub(super) async fn one_after_the_other(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let key = lock_key("\0rights");
+    sqlx::raw_sql("SET LOCAL lock_timeout = '10s'").execute(&mut *connection).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)").persistent(false).bind(key).execute(connection).await.map(drop)
 }
 

@@ -15,7 +15,7 @@ use super::super::value::{Rowset, SqlError, Value};
 use super::{sql_error, values};
 
 /// How many statements are kept. A projection that makes up a new text for every event gains nothing from them.
-const KEPT: usize = 128;
+const KEPT: usize = 256;
 
 /// A statement, compiled.
 struct Compiled<'file> {
