@@ -10,7 +10,7 @@ use clap::Args;
 use super::exit::UsageError;
 use super::filters::FilterOptions;
 use super::limits::LimitOptions;
-use super::overrides::{self, Override};
+use super::overrides::{self, Configured, Override};
 use super::trust::TrustOptions;
 use crate::database::DatabaseUrl;
 use crate::plugin::digest::Digest;
@@ -35,7 +35,10 @@ pub struct Loading {
     /// on_error, max_attempts, poll_interval, priority (high, normal or low: who comes first to connections and cores),
     /// require_signature, trusted_keys, or a limit such as max_memory
     #[arg(long = "for", value_name = "NAME.KEY=VALUE", help_heading = "For one projection")]
-    overrides: Vec<Override>,
+    typed: Vec<Override>,
+    /// What the configuration file sets in the same way.
+    #[command(flatten)]
+    configured: Configured,
 }
 
 impl Loading {
@@ -45,7 +48,8 @@ impl Loading {
     /// When the trusted keys cannot be had, or this machine cannot run WebAssembly.
     pub fn loader(&self) -> anyhow::Result<Loader> {
         let (trust, filters) = (self.trust.trust()?, self.filters.filters());
-        let own = overrides::own(&self.overrides).map(|(name, own)| {
+        let overrides = self.overrides();
+        let own = overrides::own(&overrides).map(|(name, own)| {
             let trust = self.trust.trust_of(name, &own)?;
             Ok((name.to_owned(), OwnTerms { trust, limits: self.limits.with(own.limits).limits() }))
         });
@@ -53,10 +57,10 @@ impl Loading {
         Ok(Loader::new(Terms { trust, filters, limits: self.limits.limits(), own })?)
     }
 
-    /// What is set for one projection and not for the others.
+    /// What is set for one projection and not for the others. Of what is said twice the last counts: what was typed.
     #[must_use]
-    pub fn overrides(&self) -> &[Override] {
-        &self.overrides
+    pub fn overrides(&self) -> Vec<Override> {
+        [&*self.configured.0, &*self.typed].concat()
     }
 }
 

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, FromArgMatches};
+
 use super::exit::UsageError;
 use super::limits::{self, Limit};
 use super::replica_set::Shared;
@@ -83,6 +85,46 @@ impl FromStr for Override {
             _ => return Err(format!("KEY is one of {}", keys().collect::<Vec<_>>().join(", "))),
         };
         Ok(Self { projection: projection.to_owned(), what })
+    }
+}
+
+/// What the configuration file sets for single projections. It stands beside what is typed and not behind it, as a default
+/// would: one `--for x.batch_size=5` would lift the signature that the file demands of `y`.
+#[derive(Clone, Debug, Default)]
+pub struct Configured(pub Vec<Override>);
+
+/// What holds it while the command line is parsed. Nobody can type that: a name that is typed ends at its `=`.
+const CONFIGURED: &str = "for=";
+
+impl Configured {
+    /// The option, with what the file says.
+    #[must_use]
+    pub fn option(values: Vec<String>) -> Arg {
+        let option = Arg::new(CONFIGURED).long(CONFIGURED).action(ArgAction::Append).hide(true);
+        option.value_parser(|text: &str| text.parse::<Override>()).default_values(values)
+    }
+}
+
+impl Args for Configured {
+    // Without a file there is no such option.
+    fn augment_args(command: Command) -> Command {
+        command
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        command
+    }
+}
+
+impl FromArgMatches for Configured {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let values = matches.try_get_many::<Override>(CONFIGURED).ok().flatten();
+        Ok(Self(values.into_iter().flatten().cloned().collect()))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
     }
 }
 

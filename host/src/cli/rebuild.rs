@@ -70,10 +70,10 @@ impl RebuildCommand {
         let plugin = load(&loader, &self.plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);
         refuse_strangers(&loader, (&context.events, &context.read_model), own, context.configured())?;
-        overrides::refuse_strangers(self.loading.overrides(), own, context.configured())?;
+        overrides::refuse_strangers(&self.loading.overrides(), own, context.configured())?;
         let options = self.loop_options.options(Until::CaughtUp);
         // Its partitions are those of the live one.
-        let (_, options) = overrides::apply(self.loading.overrides(), &own[0], (vec![], options), false)?;
+        let (_, options) = overrides::apply(&self.loading.overrides(), &own[0], (vec![], options), false)?;
         let source = context.existing_events()?;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         read_model.check()?;
@@ -86,7 +86,8 @@ impl RebuildCommand {
         };
         let projection = plugin.descriptor.name.clone();
         let place = if self.in_place { Place::InPlace } else { Place::Beside };
-        let ground = Ground { context, read_model, source: Arc::clone(&source), projection, place, how, stop };
+        let ground =
+            Ground { context, read_model, source: Arc::clone(&source), projection, place, how, stop, live: None };
         let done = if self.discard { ground.discard()? } else { ground.rebuild(&plugin)? };
         Ok(super::print_line(&done)?)
     }

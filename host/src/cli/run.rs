@@ -211,7 +211,7 @@ impl Run {
             let _watcher = if self.watch { Some(watch::start(loader, watched)?) } else { None };
             started.supervisor.wait(patience)
         } else {
-            overrides::refuse_workers(self.loading.overrides(), &shared)?;
+            overrides::refuse_workers(&self.loading.overrides(), &shared)?;
             let ground = Ground::new(context, self.connections)?;
             let crew = Crew::default();
             serve(context, (http, hangups), (&ground.source, &ground.read_model), (crew.clone(), &rebuilds), &jobs)?;
@@ -254,11 +254,12 @@ impl Run {
         let names: Vec<_> = slots.iter().map(|slot| slot.get().descriptor.name.clone()).collect();
         refuse_strangers(loader, databases, &names, configured)?;
         self.http.refuse_strangers(&names, configured)?;
-        overrides::refuse_strangers(self.loading.overrides(), &names, configured)?;
+        overrides::refuse_strangers(&self.loading.overrides(), &names, configured)?;
         let usual = self.partitions.list()?;
         let options = self.loop_options.options(self.until());
         let several = self.partitions.total_partitions.is_some();
-        let of = |name: &String| overrides::apply(self.loading.overrides(), name, (usual.clone(), options), several);
+        let overrides = self.loading.overrides();
+        let of = |name: &String| overrides::apply(&overrides, name, (usual.clone(), options), several);
         let each: Vec<_> = names.iter().map(of).collect::<anyhow::Result<_>>()?;
         let highest = each.iter().map(|(_, options)| options.priority).min().unwrap_or_default();
         let job = |(slot, (partitions, options)): (_, (_, Options))| {
@@ -275,8 +276,9 @@ impl Run {
     pub fn changes_of(&self, jobs: &[Job]) -> anyhow::Result<Vec<(LiveOptions, Options)>> {
         let names: Vec<_> = jobs.iter().map(|job| job.slot.get().descriptor.name.clone()).collect();
         let usual = (vec![], self.loop_options.options(self.until()));
+        let overrides = self.loading.overrides();
         let of = |(job, name): (&Job, &String)| {
-            let (_, options) = overrides::apply(self.loading.overrides(), name, usual.clone(), false)?;
+            let (_, options) = overrides::apply(&overrides, name, usual.clone(), false)?;
             Ok((job.options.clone(), options))
         };
         jobs.iter().zip(&names).map(of).collect()

@@ -125,6 +125,38 @@ fn a_projection_is_trusted_by_keys_of_its_own() {
     setup.run([&["run", "--once", "--config", ""][..], &all, &let_off].concat()).success();
 }
 
+on_both_databases!(what_is_typed_for_one_projection_lifts_nothing_else_of_the_file);
+fn what_is_typed_for_one_projection_lifts_nothing_else_of_the_file(setup: &Setup) {
+    setup.run(["plugin", "trust", "keygen", "--out", "ada.key", "--name", "ada"]).success();
+    crate::reload::deploy(setup, &crate::reload::bytes("counter"));
+    let demand = "require_signature = true\ntrusted_keys = \"ada.key.pub\"\n";
+    let bought = format!("[projections.bought]\nplugin = \"counter.wasm\"\n{demand}");
+    configure(setup, &format!("{}{bought}", section("workers = 2\nbatch_size = 50\nmax_event_size = \"1KiB\"\n")));
+    setup.insert(&[order("big", json!({"do": "note", "more": "x".repeat(2_000)})), note("small")]);
+    let named = "bought=counter.wasm";
+    let commands = [
+        &["run", "--once"][..],
+        &["rebuild", "--plugin", named],
+        &["dlq", "retry", "--all", "--plugin", named],
+        &["plugin", "validate", named],
+    ];
+    // Neither what is for another one, nor another key of the same.
+    for (command, typed) in
+        commands.iter().flat_map(|command| [(command, "saboteur.batch_size=5"), (command, "bought.batch_size=5")])
+    {
+        let unsigned = setup.run([command, &["--for", typed][..]].concat());
+        let error = unsigned.exited(2).error();
+        assert!(error.starts_with("counter.wasm is not signed: "), "{command:?} --for {typed}: {error}");
+    }
+    assert!(setup.checkpoints("bought").is_empty() && setup.checkpoints("saboteur").is_empty(), "nothing has run");
+    // What is typed takes the place of the very same key.
+    let typed = ["--for", "saboteur.workers=3", "--for", "bought.require_signature=false"];
+    setup.run([&["run", "--once"][..], &typed].concat()).success();
+    assert_eq!((setup.checkpoints("saboteur").len(), setup.checkpoints("bought").len()), (3, 1));
+    let letters = setup.dead_letters("saboteur");
+    assert!(letters.len() == 1 && letters[0].error.contains("a projection is shown 1024 at most"), "{letters:?}");
+}
+
 on_both_databases!(a_section_says_in_which_replica_set_its_projection_is);
 fn a_section_says_in_which_replica_set_its_projection_is(setup: &Setup) {
     let saboteur = plugin("saboteur");

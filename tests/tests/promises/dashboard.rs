@@ -6,6 +6,7 @@ use projectionist_tests::{Host, Kind, Setup, on_both_databases, plugin, wait_unt
 use serde_json::json;
 
 use crate::metrics::HTTP;
+use crate::rebuild::{open as open_the_gate, wait_at_the_gate, with_a_gate};
 use crate::reload::{bytes, deploy, touched};
 use crate::sabotage::{follow, note, noted, order};
 
@@ -203,6 +204,51 @@ fn a_projection_is_rebuilt_from_the_page_while_it_runs(setup: &Setup) {
     host.terminate();
     host.wait().success();
     assert_eq!(noted(setup), 5);
+}
+
+on_both_databases!(what_another_component_has_built_is_not_swapped_in);
+fn what_another_component_has_built_is_not_swapped_in(setup: &Setup) {
+    with_a_gate(setup);
+    drop(setup.file("token", TOKEN));
+    deploy(setup, &bytes("saboteur"));
+    let run = ["run", "--plugin", "counter.wasm", "--watch", "--max-attempts", "1000000", "--http-token-file", "token"];
+    let mut host = setup.start([&run[..], &HTTP].concat());
+    host.wait_for_log("partition claimed");
+    let begin = |host: &mut Host| {
+        assert_eq!(host.post("/api/projections/saboteur/rebuild", &json!({})).bearing(TOKEN).ask().code, 202);
+    };
+    let end = |host: &mut Host, stage: &str| {
+        let mut seen = json!(null);
+        wait_until("the rebuild has ended", || {
+            seen = host.get("/api/state").bearing(TOKEN).ask().json()["rebuilds"][0].clone();
+            seen["stage"] != "running"
+        });
+        assert_eq!(seen["stage"], stage, "{seen}");
+        seen["told"].as_str().unwrap().to_owned()
+    };
+    let old = || setup.rows("saboteur", "SELECT aggregate FROM notes WHERE note = 'old'").len();
+    begin(&mut host);
+    wait_at_the_gate(setup);
+    deploy(setup, &touched(bytes("saboteur")));
+    host.wait_for_log("plugin changed: taken up at the next batch");
+    setup.insert(&[note("z")]);
+    host.wait_for_log("the projection was replaced");
+    open_the_gate(setup);
+    let told = end(&mut host, "failed");
+    let (why, hint) = ("was not swapped in: its component was replaced meanwhile, ", "starts over, with the component");
+    assert!(told.contains(why) && told.contains(hint), "{told}");
+    wait_until("the live one goes on", || noted(setup) == 6);
+    assert_eq!(old(), 5, "the live one is as it was");
+    // With the component that runs now it is built.
+    begin(&mut host);
+    let over = "starting over: the rebuild of saboteur was begun with another component";
+    wait_until("it stands at the gate again", || {
+        host.log().split_once(over).is_some_and(|(_, since)| since.contains("trying an event again"))
+    });
+    open_the_gate(setup);
+    let told = end(&mut host, "done");
+    assert!(told.starts_with("saboteur was rebuilt: position 6"), "{told}");
+    assert_eq!((old(), noted(setup)), (0, 6));
 }
 
 on_both_databases!(replica_sets_are_shown_with_who_is_frozen);

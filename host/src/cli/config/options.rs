@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, Command};
 
 use super::file::Config;
 use super::in_one_line;
+use crate::cli::overrides::Configured;
 
 /// The key of an option: its variable in small letters; nothing for what is said on the command line only.
 fn key(option: &Arg) -> Option<String> {
@@ -61,7 +62,7 @@ pub(super) fn with_defaults(command: Command, config: &Config) -> Command {
         .filter_map(|option| {
             let name = match (option.get_long(), command.get_name()) {
                 (Some("plugin"), "run") => "plugin".to_owned(),
-                (Some(long @ ("set" | "for")), _) => long.to_owned(),
+                (Some("set"), _) => "set".to_owned(),
                 _ => key(option)?,
             };
             let values: Vec<String> = config.of(&name).map(str::to_owned).collect();
@@ -72,6 +73,9 @@ pub(super) fn with_defaults(command: Command, config: &Config) -> Command {
         // Hidden, because help is no place for the password in a URL.
         command.mut_arg(id, |option| option.required(false).default_values(values).hide_default_value(true))
     });
+    let sections: Vec<String> = config.of("for").map(str::to_owned).collect();
+    let takes_them = with_own.get_arguments().any(|option| option.get_long() == Some("for"));
+    let with_own = if takes_them { with_own.arg(Configured::option(sections)) } else { with_own };
     with_own.mut_subcommands(|command| with_defaults(command, config))
 }
 

@@ -189,7 +189,7 @@ impl Asking {
         let plugin = load(&loader, plugin, &self.settings)?;
         let own = std::slice::from_ref(&plugin.descriptor.name);
         refuse_strangers(&loader, (&context.events, &context.read_model), own, context.configured())?;
-        overrides::refuse_strangers(self.loading.overrides(), own, context.configured())?;
+        overrides::refuse_strangers(&self.loading.overrides(), own, context.configured())?;
         Ok(Some(Arc::new(plugin)))
     }
 
@@ -205,7 +205,7 @@ impl Asking {
             niceness: 0,
             until: Until::CaughtUp,
         };
-        let (_, options) = overrides::apply(self.loading.overrides(), projection, (vec![], usual), false)?;
+        let (_, options) = overrides::apply(&self.loading.overrides(), projection, (vec![], usual), false)?;
         Ok(options)
     }
 }

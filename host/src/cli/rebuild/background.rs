@@ -1,6 +1,7 @@
 //! Rebuilds within a host that runs, as the dashboard asks for them: the way of `host rebuild`, on a thread of its own, with
 //! the component that the projection's workers run. It has connections of its own, and its workers leave the cores to the
 //! live ones, as a low priority does. It ends with the process, which costs nothing: begun again, it goes on from there.
+//! When the component was replaced meanwhile, it ends as well: what the old one has built is not swapped in under the new one.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -12,7 +13,7 @@ use super::super::exit;
 use super::super::run::Job;
 use super::ground::{Ground, How, Place, Tell};
 use crate::http::rebuilds::{Rebuilder, Seen, Stage};
-use crate::plugin::Plugin;
+use crate::plugin::PluginSlot;
 use crate::processor::policy::Until;
 use crate::processor::{Options, Priority, Stop};
 use crate::read_model::ReadModel;
@@ -78,8 +79,9 @@ impl Rebuilds {
         drop(self.ended.wait_timeout_while(begun, self.patience, runs));
     }
 
-    /// Builds a projection.
-    fn build(&self, plugin: &Plugin, options: Options, stop: Stop) -> anyhow::Result<String> {
+    /// Builds a projection with the component that is in its slot now.
+    fn build(&self, live: Arc<PluginSlot>, options: Options, stop: Stop) -> anyhow::Result<String> {
+        let plugin = live.get();
         let context = &self.context;
         let read_model = ReadModel::new(&context.read_model, context.runtime.handle());
         let niceness = Priority::Low.niceness(Priority::Normal);
@@ -87,7 +89,8 @@ impl Rebuilds {
         let (patience, connections) = (self.patience, self.connections);
         let how = How { workers: None, options, patience, connections, tell: Tell::Log };
         let (projection, source) = (plugin.descriptor.name.clone(), context.existing_events()?);
-        Ground { context, read_model, source, projection, place: Place::Beside, how, stop }.rebuild(plugin)
+        Ground { context, read_model, source, projection, place: Place::Beside, how, stop, live: Some(live) }
+            .rebuild(&plugin)
     }
 
     /// Takes note of how one has ended.
@@ -126,12 +129,12 @@ impl Rebuilder for Handle {
         if begun.get(projection).is_some_and(|begun| begun.seen.stage == Stage::Running) {
             return Err(format!("{projection} is being rebuilt already, by this process"));
         }
-        let (stop, plugin, options) = (rebuilds.stop.part(), job.slot.get(), job.options.get());
+        let (stop, live, options) = (rebuilds.stop.part(), Arc::clone(&job.slot), job.options.get());
         let (all, name, asked) = (Arc::clone(rebuilds), projection.to_owned(), stop.clone());
         let build = move || {
             let span = tracing::info_span!("rebuild", projection = name);
             let _entered = span.enter();
-            let build = || all.build(&plugin, options, asked);
+            let build = || all.build(live, options, asked);
             all.end(&name, std::panic::catch_unwind(std::panic::AssertUnwindSafe(build)));
         };
         let thread = std::thread::Builder::new().name(format!("rebuild {projection}"));

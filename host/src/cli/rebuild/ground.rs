@@ -50,6 +50,8 @@ pub(super) struct Ground<'run> {
     pub(super) how: How,
     /// When to end.
     pub(super) stop: Stop,
+    /// What this process runs meanwhile, where it does: what another component has built is not swapped in under it.
+    pub(super) live: Option<Arc<PluginSlot>>,
 }
 
 /// Where a read model is built.
@@ -140,7 +142,7 @@ impl Ground<'_> {
         let mut wait = FIRST_WAIT;
         loop {
             self.follow(&slot, total)?;
-            if self.swap(rebuild, &mut wait)? {
+            if self.swap(rebuild, plugin, &mut wait)? {
                 return Ok(format!("{} was rebuilt: {}", self.projection, self.summary()?));
             }
         }
@@ -225,10 +227,14 @@ impl Ground<'_> {
     }
 
     /// Tries to swap for a while. Whether it was done.
-    fn swap(&self, rebuild: &mut Rebuild, wait: &mut Duration) -> anyhow::Result<bool> {
+    fn swap(&self, rebuild: &mut Rebuild, plugin: &Plugin, wait: &mut Duration) -> anyhow::Result<bool> {
         let began = Instant::now();
         loop {
+            // Whatever comes after it finds the new tables, as any reload finds tables that another component has filled.
+            let held = self.live.as_ref().map(|live| live.hold());
+            self.refuse_replaced(plugin)?;
             let Swap::Busy { by } = rebuild.swap(*wait)? else { return Ok(true) };
+            drop(held);
             *wait = (*wait * 2).min(LONGEST_WAIT);
             if began.elapsed() >= FOLLOW_AGAIN {
                 self.how.tell.say(&format!(
@@ -243,6 +249,24 @@ impl Ground<'_> {
                 return Err(self.interrupted()?);
             }
         }
+    }
+
+    /// What was built by another component than runs by now would undo what that one has done, and nobody would be told.
+    fn refuse_replaced(&self, plugin: &Plugin) -> anyhow::Result<()> {
+        let now = match &self.live {
+            Some(live) => live.get(),
+            None => return Ok(()),
+        };
+        if now.digest == plugin.digest {
+            return Ok(());
+        }
+        let short = |digest: &str| digest.get(..12).unwrap_or(digest).to_owned();
+        let (projection, from, to) = (&self.projection, short(&plugin.digest), short(&now.digest));
+        let message = format!(
+            "the rebuild of {projection} was not swapped in: its component was replaced meanwhile, {from} by {to}; the live one \
+             is as it was"
+        );
+        Err(Ended::failed(message, "begin again: it starts over, with the component that runs now").into())
     }
 
     /// The error of a rebuild that was told to stop: it is not done, and a script must not take it to be.
