@@ -508,6 +508,61 @@ fn a_page_and_an_event_that_wait_while_a_month_is_made_miss_nothing() {
 }
 
 #[test]
+fn what_keeps_events_out_is_taken_back_however_long_that_takes() {
+    let setup = Setup::new(Kind::Postgres);
+    setup.insert(&[note("a")]);
+    let bound = "SELECT count(*) FROM pg_constraint WHERE conname = 'projectionist_until'";
+    let mut look = setup.connect();
+    for twice in [true, false] {
+        let (mut first, mut second) = (setup.connect(), setup.connect());
+        first.execute("BEGIN; LOCK TABLE events IN ACCESS SHARE MODE");
+        let mut migrate = setup.start(["migrate", "--partition-events", "monthly"]);
+        // Comes between the constraint and the switch, because it waits behind the one and in front of the other.
+        second.execute("SET application_name = 'second'");
+        second.execute("BEGIN");
+        while look.value(bound) == "0" {
+            wait_until("the constraint waits", || waiting(&mut look, "projectionist migrate") == 1);
+            second.execute("ROLLBACK; BEGIN");
+            second = std::thread::scope(|scope| {
+                let lock = scope.spawn(|| {
+                    second.execute("LOCK TABLE events IN ACCESS SHARE MODE");
+                    second
+                });
+                wait_until("it waits, or has it", || waiting(&mut look, "second") == 1 || lock.is_finished());
+                if waiting(&mut look, "second") == 1 {
+                    first.execute("ROLLBACK; BEGIN");
+                }
+                lock.join().expect("it ends")
+            });
+            if look.value(bound) == "0" {
+                first.execute("ROLLBACK; BEGIN; LOCK TABLE events IN ACCESS SHARE MODE");
+            }
+        }
+        wait_until("the switch waits", || waiting(&mut look, "projectionist migrate") == 1);
+        migrate.terminate();
+        migrate.wait_for_log("cannot take CHECK projectionist_until from the events table yet");
+        assert_eq!(look.value(bound), "1");
+        if twice {
+            migrate.terminate();
+            let ended = migrate.wait();
+            let error = "events dated later than it says are refused";
+            assert!(ended.exited(1).error().contains(error), "{}", ended.error());
+            second.execute("COMMIT");
+            setup.run(["migrate"]).success();
+        } else {
+            second.execute("COMMIT");
+            let ended = migrate.wait();
+            assert!(
+                ended.exited(1).error().contains("partitioning the events table was interrupted"),
+                "{}",
+                ended.error()
+            );
+        }
+        assert_eq!(look.value(bound), "0");
+    }
+}
+
+#[test]
 fn an_autovacuum_is_no_reason_to_give_up() {
     let cluster = Cluster::start_with("autovacuum_naptime = '1s'\n");
     let setup = Setup::on(&cluster);
