@@ -390,7 +390,7 @@ impl Session {
 }
 
 /// Waits for what takes no time, unless the server is gone.
-pub(super) async fn patiently<T>(done: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
+async fn patiently<T>(done: impl Future<Output = sqlx::Result<T>>) -> sqlx::Result<T> {
     tokio::time::timeout(PATIENCE, done).await.unwrap_or_else(|_| Err(silent(PATIENCE)))
 }
 

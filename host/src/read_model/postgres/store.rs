@@ -18,7 +18,7 @@ use super::fence::Fence;
 use super::lease::Lease;
 use super::role::{self, Role};
 use super::seal::Mark;
-use super::session::{AHEAD_AT, AHEAD_FROM, Answer, SendError, patiently};
+use super::session::{AHEAD_AT, AHEAD_FROM, Answer, SendError};
 use super::statements::{Message, Statements};
 use super::{grants, quote_identifier, sealed, sql_error, storable};
 use crate::event::Position;
@@ -545,7 +545,7 @@ impl Store for PostgresStore {
             "SELECT EXISTS (SELECT FROM projectionist.pauses WHERE projection = $1)"
         };
         let ask = sqlx::query_scalar(sql).persistent(false).bind(&self.slot.projection);
-        self.session.run(async |connection| patiently(ask.fetch_one(connection)).await)
+        self.session.run(async |connection| ask.fetch_one(connection).await)
     }
 
     fn commit(&mut self, advance: &Advance) -> Result<(), CommitError> {
